@@ -1,0 +1,1 @@
+"""The guarded enhancement stage. It may import drkit's public API; drkit never imports it."""
