@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by a service how far it is. Called from one thread at a time, and cheap enough to be called per file."""
+    """Told by a service how far it is: from one thread at a time, and cheap enough for a call per file."""
 
     def start(self, total_files: int | None, total_bytes: int | None, what: str) -> None:
-        """Begin a stage, which ends the one before: `what` says it ("backing up"); None is a total not known."""
+        """Begin a stage and end the one before; `what` names it ("backing up"), None is a total not known."""
         ...
 
     def advance(self, files: int, bytes: int) -> None:  # noqa: A002  # the protocol's word
