@@ -1,0 +1,1 @@
+"""Pure codecs of the on-disk format. No I/O, no clocks. docs/format.md is the normative text."""

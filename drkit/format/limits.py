@@ -1,0 +1,49 @@
+"""The numbers of the format. Writers stay within them, readers refuse what exceeds them (docs/format.md, section 11)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+FORMAT_MAJOR: Final = 1
+FORMAT_MINOR: Final = 0
+
+FRAME_TARGET: Final = MIB
+META_FRAME_TARGET: Final = 256 * KIB
+FRAME_MAX: Final = 8 * MIB
+WINDOW_MAX: Final = 8 * MIB
+PACK_TARGET: Final = 32 * MIB
+PACK_MAX: Final = 64 * MIB
+SMALL_BACKUP: Final = 4 * MIB
+"""A backup that adds fewer bytes than this writes one pack."""
+
+CHUNK_THRESHOLD: Final = 2 * MIB
+CHUNK_MIN: Final = 256 * KIB
+CHUNK_AVG: Final = MIB
+CHUNK_MAX: Final = 4 * MIB
+
+INLINE_BLOBS: Final = 64
+"""An entry with more blobs than this names blob lists instead."""
+LIST_BLOBS: Final = 16_384
+
+SEGMENT_CUT: Final = 32
+LIST_CUT: Final = 16
+NODE_ENTRIES: Final = 256
+NODE_BYTES: Final = MIB
+ROOT_CHILDREN: Final = 16
+LEVELS: Final = 8
+
+LINE_MAX: Final = MIB
+PATH_MAX: Final = 4096
+COMPONENT_MAX: Final = 255
+XATTRS_MAX: Final = MIB
+SNAPSHOT_MAX: Final = MIB
+PLUGIN_MANIFEST_MAX: Final = MIB
+
+INDEX_PACKS: Final = 64
+"""A backup writes an index object after this many packs."""
+INDEX_LIVE: Final = 32
+INDEX_MERGED: Final = 8 * MIB
+INDEX_MAX: Final = 64 * MIB

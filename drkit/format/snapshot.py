@@ -1,0 +1,70 @@
+"""Snapshots: the small JSON roots, and their names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from drkit.errors import FormatError
+from drkit.format.limits import SNAPSHOT_MAX
+from drkit.format.settings import check_format
+from drkit.model import FormatVersion, Snapshot, SnapshotId
+
+_NAME = re.compile(r"snapshots/(\d{8}T\d{6}\.\d{6}Z)-([0-9a-f]{64})\.json")
+_TIME = "%Y%m%dT%H%M%S.%fZ"
+
+
+class _Version(msgspec.Struct):
+    format: FormatVersion
+
+
+def encode(snapshot: Snapshot) -> tuple[str, bytes]:
+    """Return (object name, bytes). FormatError if it is over the limit."""
+    data = msgspec.json.format(msgspec.json.encode(snapshot), indent=1) + b"\n"
+    if len(data) > SNAPSHOT_MAX:
+        raise FormatError(f"the snapshot has {len(data)} bytes, the limit is {SNAPSHOT_MAX}: too many tags or excludes")
+    return f"snapshots/{snapshot.time}-{hashlib.sha256(data).hexdigest()}.json", data
+
+
+def decode(name: str, data: bytes) -> Snapshot:
+    """Return the snapshot whose object name and bytes are given. FormatError if they do not belong together."""
+    _, expected = parse_name(name)
+    if len(data) > SNAPSHOT_MAX:
+        raise FormatError(f"{name} is larger than {SNAPSHOT_MAX} bytes")
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise FormatError(f"{name} does not have the bytes that its name promises")
+    try:
+        check_format(msgspec.json.decode(data, type=_Version).format)
+        snapshot = msgspec.json.decode(data, type=Snapshot)
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"{name} is not a snapshot: {error}") from error
+    if snapshot.scope != "whole":
+        raise FormatError(f"{name} has the scope {snapshot.scope!r}, which this version does not know")
+    return snapshot
+
+
+def parse_name(name: str) -> tuple[str, SnapshotId]:
+    """Return (time, id) of an object name. FormatError if it is not a snapshot's name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise FormatError(f"{name!r} is not the name of a snapshot", hint="move it out of snapshots/")
+    return match[1], SnapshotId(match[2])
+
+
+def time_after(now: datetime, parent: str | None) -> str:
+    """Return the time for a name: `now`, or a microsecond after the parent's if that is later."""
+    text = now.astimezone(UTC).strftime(_TIME)
+    if parent is not None and text <= parent:
+        text = (parse_time(parent) + timedelta(microseconds=1)).strftime(_TIME)
+    return text
+
+
+def parse_time(text: str) -> datetime:
+    """Return the moment that a snapshot's time names. FormatError if it is not one."""
+    try:
+        return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise FormatError(f"{text!r} is not a snapshot's time") from error
