@@ -1,0 +1,121 @@
+"""System calls that Python does not wrap: syncfs, renameat2, and what is mounted where.
+
+Written for Linux; elsewhere each function falls back to the nearest thing that is safe, or raises
+OSError(ENOSYS), which callers must expect. ctypes is imported at the first call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+from typing import Any
+
+AT_FDCWD = -100
+"""As a directory descriptor: relative to the working directory."""
+
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+
+
+@functools.cache
+def _libc_function(name: str) -> Any:
+    """Return the C library's function, or None where it has none of that name."""
+    import ctypes
+
+    try:
+        return getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def _call(function: Any, name: bytes, other: bytes | None, *args: Any) -> None:
+    """Call a C function that returns -1 and sets errno; raise that as OSError about `name` and `other`."""
+    import ctypes
+
+    while function(*args) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code), name, None, other)
+
+
+def syncfs(fd: int) -> None:
+    """Make everything that was written to the file system of `fd` durable.
+
+    Write errors are reported only if they happened after `fd` was opened: open it before the first write.
+    Where there is no syncfs all file systems are synced, and no write error is reported.
+    """
+    function = _libc_function("syncfs")
+    if function is None:
+        os.sync()
+    else:
+        _call(function, b"", None, fd)
+
+
+def _renameat2(dir_a: int, a: bytes, dir_b: int, b: bytes, flags: int) -> None:
+    function = _libc_function("renameat2")
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), a, None, b)
+    import ctypes
+
+    _call(function, a, b, dir_a, ctypes.c_char_p(a), dir_b, ctypes.c_char_p(b), ctypes.c_uint(flags))
+
+
+def rename_exchange(dir_a: int, a: bytes, dir_b: int, b: bytes) -> None:
+    """Let the two names, each in its directory (or AT_FDCWD), swap what they stand for, atomically.
+
+    OSError: ENOSYS or EINVAL where the system or the file system cannot, EBUSY for a mount point, EXDEV across
+    file systems and for directories of an overlay's lower layer.
+    """
+    _renameat2(dir_a, a, dir_b, b, _RENAME_EXCHANGE)
+
+
+def rename_noreplace(dir_a: int, a: bytes, dir_b: int, b: bytes) -> None:
+    """Rename `a` to `b`, each in its directory (or AT_FDCWD). FileExistsError if `b` is there.
+
+    Where the system cannot do both at once, looking and renaming are two steps: somebody else's `b`, made in
+    between, could be replaced if it is a file or an empty directory.
+    """
+    try:
+        _renameat2(dir_a, a, dir_b, b, _RENAME_NOREPLACE)
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(b, dir_fd=_dir_fd(dir_b), follow_symlinks=False)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), a, None, b)
+    os.rename(a, b, src_dir_fd=_dir_fd(dir_a), dst_dir_fd=_dir_fd(dir_b))
+
+
+def _dir_fd(fd: int) -> int | None:
+    return None if fd == AT_FDCWD else fd
+
+
+def fsync_dir(directory: int | bytes) -> None:
+    """Make a directory's own entries durable: creations, removals and renames in it."""
+    if isinstance(directory, int):
+        os.fsync(directory)
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def mount_points() -> frozenset[bytes]:
+    """Return the absolute paths at which something is mounted; empty where the system does not say."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(_unescape(fields[4]) for line in lines if len(fields := line.split(b" ")) > 4)
+
+
+def _unescape(text: bytes) -> bytes:
+    """Undo the octal escapes of space, tab, newline and backslash."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text)
