@@ -66,8 +66,8 @@ def _renameat2(dir_a: int, a: bytes, dir_b: int, b: bytes, flags: int) -> None:
 def rename_exchange(dir_a: int, a: bytes, dir_b: int, b: bytes) -> None:
     """Let the two names, each in its directory (or AT_FDCWD), swap what they stand for, atomically.
 
-    OSError: ENOSYS or EINVAL where the system or the file system cannot, EBUSY for a mount point, EXDEV across
-    file systems and for directories of an overlay's lower layer.
+    OSError: ENOSYS or EINVAL where the system or the file system cannot, EBUSY for a mount point, EXDEV
+    across file systems and for directories of an overlay's lower layer.
     """
     _renameat2(dir_a, a, dir_b, b, _RENAME_EXCHANGE)
 
