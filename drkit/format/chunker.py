@@ -11,8 +11,8 @@ from drkit.format.settings import ChunkerSettings
 class Readable(Protocol):
     """A binary stream."""
 
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill `buffer` from its start; return how many bytes came, 0 at the end."""
+    def readinto(self, b: memoryview) -> int:
+        """Fill `b` from its start; return how many bytes came, 0 at the end."""
         ...
 
 

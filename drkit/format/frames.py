@@ -45,13 +45,13 @@ def decode(data: bytes | memoryview, size: int | None = None, limit: int = FRAME
     return plain
 
 
-def salvage(data: bytes | memoryview, size: int) -> bytes:
-    """Return as much plaintext as a damaged frame gives when it is decoded as a stream, at most `size` bytes.
+def salvage(data: bytes | memoryview) -> bytes:
+    """Return as much plaintext as a damaged frame gives when it is decoded as a stream.
 
     What comes back may be wrong in any place: the caller hashes every blob before it keeps it.
     """
     try:
-        check_header(data, size)
+        size = check_header(data, None)
     except FormatError:
         return b""
     stream = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX).decompressobj()

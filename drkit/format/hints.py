@@ -34,11 +34,13 @@ def encode(places: Sequence[Place | None]) -> bytes:
         offset_column.append((place.offset - _expected(previous, place.pack, place.frame_offset)) & _MASK)
         size_column.append(place.length)
         previous = place
-    return b"".join((
-        struct.pack("<II", len(packs), len(places)),
-        *packs,
-        *(u32_column(column) for column in columns),
-    ))
+    return b"".join(
+        (
+            struct.pack("<II", len(packs), len(places)),
+            *packs,
+            *(u32_column(column) for column in columns),
+        )
+    )
 
 
 def decode(data: bytes, own: PackId) -> list[Place | None]:
@@ -65,6 +67,14 @@ def decode(data: bytes, own: PackId) -> list[Place | None]:
         previous = Place(pack, frame_offset, frame_length, offset, length)
         places.append(previous)
     return places
+
+
+def decode_after(plain: bytes, start: int, own: PackId) -> list[Place | None]:
+    """Return the places of the hints that begin at `start` of a frame. FormatError if there are none."""
+    if len(plain) < start + 8:
+        raise FormatError("a frame ends before its hints")
+    packs, rows = struct.unpack_from("<II", plain, start)
+    return decode(plain[start : start + 8 + 32 * packs + 20 * rows], own)
 
 
 def _expected(previous: Place | None, pack: PackId, frame_offset: int) -> int:

@@ -39,34 +39,42 @@ def shorten(table: PackTable) -> PackTable:
         return table
     ids = bytearray(b"".join(table.ids[at : at + ID_SIZE] for at in range(0, len(table.ids), table.id_size)))
     return PackTable(
-        table.frame_lengths, table.frame_sizes, table.frame_blobs, table.kinds, table.lengths, ids, id_size=ID_SIZE
+        table.frame_lengths,
+        table.frame_sizes,
+        table.frame_blobs,
+        table.kinds,
+        table.lengths,
+        ids,
+        id_size=ID_SIZE,
     )
 
 
 def encode(index: IndexObject) -> bytes:
     """Return the object's stored bytes; its name is their SHA-256."""
     tables = [pack.table for pack in index.packs]
-    plain = b"".join((
-        _MAGIC,
-        struct.pack("<HHI", FORMAT_MAJOR, FORMAT_MINOR, len(index.supersedes)),
-        struct.pack(
-            "<IIII",
-            len(tables),
-            sum(len(table.frame_blobs) for table in tables),
-            sum(len(table.lengths) for table in tables),
-            sum(len(table.ids) // ID_SIZE for table in tables),
-        ),
-        *index.supersedes,
-        *(pack.id for pack in index.packs),
-        *(struct.pack("<q", pack.size) for pack in index.packs),
-        u32_column(len(table.frame_blobs) for table in tables),
-        *(u32_column(table.frame_lengths) for table in tables),
-        *(u32_column(table.frame_sizes) for table in tables),
-        *(u32_column(table.frame_blobs) for table in tables),
-        *(bytes(table.kinds) for table in tables),
-        *(u32_column(table.lengths) for table in tables),
-        *(bytes(table.ids) for table in tables),
-    ))
+    plain = b"".join(
+        (
+            _MAGIC,
+            struct.pack("<HHI", FORMAT_MAJOR, FORMAT_MINOR, len(index.supersedes)),
+            struct.pack(
+                "<IIII",
+                len(tables),
+                sum(len(table.frame_blobs) for table in tables),
+                sum(len(table.lengths) for table in tables),
+                sum(len(table.ids) // ID_SIZE for table in tables),
+            ),
+            *index.supersedes,
+            *(pack.id for pack in index.packs),
+            *(struct.pack("<q", pack.size) for pack in index.packs),
+            u32_column(len(table.frame_blobs) for table in tables),
+            *(u32_column(table.frame_lengths) for table in tables),
+            *(u32_column(table.frame_sizes) for table in tables),
+            *(u32_column(table.frame_blobs) for table in tables),
+            *(bytes(table.kinds) for table in tables),
+            *(u32_column(table.lengths) for table in tables),
+            *(bytes(table.ids) for table in tables),
+        )
+    )
     return frames.compressor(3).compress(plain)
 
 

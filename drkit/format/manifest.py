@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from collections.abc import Sequence
 from drkit.errors import FormatError
 from drkit.format.limits import COMPONENT_MAX, LINE_MAX, PATH_MAX, XATTRS_MAX
 from drkit.model import Entry, PluginRow, sort_key
@@ -34,7 +35,8 @@ def encode_line(record: Entry | PluginRow) -> bytes:
 
 def decode_entries(data: bytes) -> list[Entry]:
     """Return the entries of a segment. FormatError if a line is none; their order is checked by EntryChecker."""
-    return _decode(_entries, data)
+    entries: list[Entry] = _decode(_entries, data)
+    return entries
 
 
 def decode_plugins(data: bytes) -> list[PluginRow]:
@@ -61,6 +63,17 @@ def check_path(raw: bytes) -> None:
         raise FormatError(f"the path {raw[:200]!r} is not allowed in a manifest")
     if len(raw) > COMPONENT_MAX and any(len(part) > COMPONENT_MAX for part in raw.split(b"/")):
         raise FormatError(f"the path {raw[:200]!r} has a component over {COMPONENT_MAX} bytes")
+
+
+def child_ids(entries: Sequence[Entry]) -> list[str]:
+    """Return the ids that a segment's hints describe, in their order: each blob or blob list once."""
+    ids: dict[str, None] = {}
+    for entry in entries:
+        if entry.lists or entry.blobs:
+            ids.update(dict.fromkeys(entry.lists or entry.blobs))
+        elif entry.size:
+            ids[entry.sha256] = None
+    return list(ids)
 
 
 class EntryChecker:

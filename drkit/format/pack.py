@@ -94,13 +94,22 @@ class PackTable(Struct):
 
 def encode_tail(table: PackTable) -> bytes:
     """Return what follows the last frame of a pack: blob table and seek table."""
-    plain = b"".join((
-        struct.pack("<HHIII", FORMAT_MAJOR, FORMAT_MINOR, len(table.frame_blobs), len(table.lengths), len(table.ids) // 32),
-        u32_column(table.frame_blobs),
-        bytes(table.kinds),
-        u32_column(table.lengths),
-        bytes(table.ids),
-    ))
+    plain = b"".join(
+        (
+            struct.pack(
+                "<HHIII",
+                FORMAT_MAJOR,
+                FORMAT_MINOR,
+                len(table.frame_blobs),
+                len(table.lengths),
+                len(table.ids) // 32,
+            ),
+            u32_column(table.frame_blobs),
+            bytes(table.kinds),
+            u32_column(table.lengths),
+            bytes(table.ids),
+        )
+    )
     packed = frames.compressor(3).compress(plain)
     blob_table = _HEADER.pack(_BLOB_TABLE, len(packed)) + packed
     entries = array("I")
@@ -168,5 +177,6 @@ def check_version(cursor: Cursor) -> None:
     major, _minor = cursor.u16(), cursor.u16()
     if major != FORMAT_MAJOR:
         raise FormatError(
-            f"written in format {major}, this drkit reads format {FORMAT_MAJOR}", hint="upgrade drkit: pip install -U drkit"
+            f"written in format {major}, this drkit reads format {FORMAT_MAJOR}",
+            hint="upgrade drkit: pip install -U drkit",
         )

@@ -66,7 +66,11 @@ def decode(data: bytes) -> Settings:
         raise FormatError(f"it cannot be read: {error}") from error
     chunker = settings.chunker
     known = ChunkerSettings()
-    if (chunker.algorithm, chunker.gear, chunker.normalization) != (known.algorithm, known.gear, known.normalization):
+    if (chunker.algorithm, chunker.gear, chunker.normalization) != (
+        known.algorithm,
+        known.gear,
+        known.normalization,
+    ):
         raise FormatError(f"it names a chunker that this drkit does not know: {chunker.algorithm}/{chunker.gear}")
     if not 64 <= chunker.min <= chunker.avg <= chunker.max <= limits.FRAME_MAX:
         raise FormatError("its chunk sizes are not in order")

@@ -16,7 +16,13 @@ def tail(kind: str, mode: int, content: bytes) -> bytes:
     `content` is the raw SHA-256 of a file, the target of a symbolic link, the decimal rdev of a device, else empty.
     """
     octal = b"" if kind == "l" else b"%o" % mode
-    return b"\x01\0\0\0%b%b%b%b%b" % (kind.encode(), _U32.pack(len(octal)), octal, _U32.pack(len(content)), content)
+    return b"\x01\0\0\0%b%b%b%b%b" % (
+        kind.encode(),
+        _U32.pack(len(octal)),
+        octal,
+        _U32.pack(len(content)),
+        content,
+    )
 
 
 def entry_tail(entry: Entry) -> bytes:

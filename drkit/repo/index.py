@@ -1,0 +1,214 @@
+"""The index in memory: which frame of which pack holds a blob. Loaded from index objects, completed from packs."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
+
+from drkit.errors import FormatError, IntegrityError, ObjectExists, ObjectNotFound
+from drkit.format import indexfile
+from drkit.format.indexfile import ID_SIZE, IndexedPack
+from drkit.format.limits import INDEX_MERGED
+from drkit.format.pack import PackTable, read_table
+from drkit.model import Finding, IndexId, Kind, PackId, Place
+from drkit.repo.names import index_name, pack_id_of, pack_name
+from drkit.store.base import Store
+
+
+class Index:
+    """Blob → place. Ids are looked up by their first 16 bytes; about 130 bytes of memory for each blob."""
+
+    def __init__(self) -> None:
+        self.packs: dict[PackId, IndexedPack] = {}
+        self._rows: dict[bytes, int] = {}
+        self._others: dict[bytes, list[int]] = {}
+        self._pack_ids: list[PackId] = []
+        self._frame_pack = array("I")
+        self._frame_offset = array("Q")
+        self._frame_length = array("I")
+        self._blob_frame = array("I")
+        self._blob_offset = array("I")
+        self._blob_length = array("I")
+
+    def add_pack(self, pack: IndexedPack) -> None:
+        """Add the blobs of a pack. A blob that is known already keeps its first place and gains another."""
+        if pack.id in self.packs:
+            return
+        self.packs[pack.id] = pack
+        table = pack.table
+        number = len(self._pack_ids)
+        self._pack_ids.append(pack.id)
+        rows, blob_frame, blob_offset = self._rows, self._blob_frame, self._blob_offset
+        ids = bytes(table.ids)
+        blob = at = 0
+        for (frame_offset, length, _size), count in zip(table.offsets(), table.frame_blobs, strict=True):
+            frame = len(self._frame_pack)
+            self._frame_pack.append(number)
+            self._frame_offset.append(frame_offset)
+            self._frame_length.append(length)
+            offset = 0
+            for position in range(blob, blob + count):
+                if table.kinds[position] != Kind.HINTS:
+                    key = ids[at : at + ID_SIZE]
+                    at += ID_SIZE
+                    row = len(blob_frame)
+                    if rows.setdefault(key, row) != row:
+                        self._others.setdefault(key, []).append(row)
+                    blob_frame.append(frame)
+                    blob_offset.append(offset)
+                    self._blob_length.append(table.lengths[position])
+                offset += table.lengths[position]
+            blob += count
+
+    def __contains__(self, blob_id: bytes) -> bool:
+        return blob_id[:ID_SIZE] in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def find(self, blob_id: bytes) -> Place | None:
+        """Return the first place of a blob, or None."""
+        row = self._rows.get(blob_id[:ID_SIZE])
+        return None if row is None else self._place(row)
+
+    def find_all(self, blob_id: bytes) -> list[Place]:
+        """Return every known place of a blob."""
+        key = blob_id[:ID_SIZE]
+        row = self._rows.get(key)
+        return [] if row is None else [self._place(number) for number in (row, *self._others.get(key, ()))]
+
+    def packs_of(self, keys: Iterable[bytes], into: set[PackId]) -> bool:
+        """Add the packs of all these 16-byte keys to `into`; False as soon as one is not in the index."""
+        rows, blob_frame, frame_pack = self._rows, self._blob_frame, self._frame_pack
+        numbers = set()
+        for key in keys:
+            row = rows.get(key)
+            if row is None:
+                return False
+            numbers.add(frame_pack[blob_frame[row]])
+        into.update(self._pack_ids[number] for number in numbers)
+        return True
+
+    def _place(self, row: int) -> Place:
+        frame = self._blob_frame[row]
+        return Place(
+            self._pack_ids[self._frame_pack[frame]],
+            self._frame_offset[frame],
+            self._frame_length[frame],
+            self._blob_offset[row],
+            self._blob_length[row],
+        )
+
+
+class LoadedIndex:
+    """The index as the store has it now, and what was wrong with it."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+        self.findings: list[Finding] = []
+        self.objects: list[IndexId] = []
+        """The index objects that are live, that is, readable and not superseded."""
+        self.unindexed: list[PackId] = []
+        """Packs in the store that no index object names; their blobs are in the index all the same."""
+
+
+def load_index(store: Store, *, without: frozenset[PackId] = frozenset()) -> LoadedIndex:
+    """Load all live index objects, and the tables of packs that none of them names.
+
+    A pack counts only if the store has it with the recorded size; `without` are packs to treat as absent. Damaged
+    index objects and unreadable packs become findings, never errors: what they would have told is in the packs.
+    """
+    loaded = LoadedIndex()
+    stored = {
+        pack_id: info.size
+        for info in store.list("packs/")
+        if (pack_id := pack_id_of(info.name)) and pack_id not in without
+    }
+    named: set[PackId] = set()
+    for pack in _indexed_packs(store, loaded):
+        named.add(pack.id)
+        size = stored.get(pack.id)
+        if size == pack.size:
+            loaded.index.add_pack(pack)
+        elif pack.id not in without:
+            what = "is missing" if size is None else f"has {size} bytes instead of {pack.size}"
+            code = "pack-missing" if size is None else "pack-size"
+            loaded.findings.append(Finding(code, pack_name(pack.id), f"the pack {what}", _REPAIR))
+    for pack_id, size in stored.items():
+        if pack_id not in named:
+            _adopt(store, pack_id, size, loaded)
+    return loaded
+
+
+_REPAIR = "back up again, which stores what the source still has; drkit verify --level content lists the rest"
+
+
+def _indexed_packs(store: Store, loaded: LoadedIndex) -> Iterator[IndexedPack]:
+    superseded: set[str] = set()
+    # Newest first: what a later object supersedes need not be read at all.
+    for info in sorted(store.list("index/"), key=lambda info: info.modified, reverse=True):
+        if info.name in superseded:
+            continue
+        try:
+            data = store.get(info.name)
+            index_id = IndexId(hashlib.sha256(data).digest())
+            if index_name(index_id) != info.name:
+                raise FormatError("its bytes do not hash to its name")
+            decoded = indexfile.decode(data)
+        except ObjectNotFound:
+            continue  # a prune removed it after we listed
+        except IntegrityError as error:
+            loaded.findings.append(
+                Finding("index-damaged", info.name, str(error), "drkit backup writes the index anew")
+            )
+            continue
+        loaded.objects.append(index_id)
+        superseded.update(index_name(other) for other in decoded.supersedes)
+        yield from decoded.packs
+    loaded.objects = [index_id for index_id in loaded.objects if index_name(index_id) not in superseded]
+
+
+def _adopt(store: Store, pack_id: PackId, size: int, loaded: LoadedIndex) -> None:
+    try:
+        table = read_pack_table(store, pack_id, size)
+    except ObjectNotFound:
+        return
+    except IntegrityError as error:
+        loaded.findings.append(Finding("pack-damaged", pack_name(pack_id), str(error), _REPAIR))
+        return
+    loaded.unindexed.append(pack_id)
+    loaded.index.add_pack(IndexedPack(pack_id, size, indexfile.shorten(table)))
+
+
+def read_pack_table(store: Store, pack_id: PackId, size: int) -> PackTable:
+    """Return a pack's own table, with full ids. FormatError if its tail is damaged."""
+    name = pack_name(pack_id)
+    return read_table(size, lambda offset, length: store.get_range(name, offset, length))
+
+
+def write_index(store: Store, packs: Iterable[IndexedPack], supersedes: tuple[IndexId, ...] = ()) -> list[IndexId]:
+    """Store index objects for packs that are durable already; several if one would exceed 8 MiB."""
+    written: list[IndexId] = []
+    batch: list[IndexedPack] = []
+    size = 0
+    for pack in packs:
+        batch.append(pack)
+        size += len(pack.table.ids) + 5 * len(pack.table.lengths) + 12 * len(pack.table.frame_lengths)
+        if size >= INDEX_MERGED:
+            written.append(_put_index(store, batch, supersedes=()))
+            batch, size = [], 0
+    if batch or supersedes:
+        # The superseding object comes last: until it is there, the old ones stay live.
+        written.append(_put_index(store, batch, supersedes))
+    return written
+
+
+def _put_index(store: Store, packs: list[IndexedPack], supersedes: tuple[IndexId, ...]) -> IndexId:
+    data = indexfile.encode(indexfile.IndexObject(tuple(packs), supersedes))
+    index_id = IndexId(hashlib.sha256(data).digest())
+    try:
+        store.put(index_name(index_id), data)
+    except ObjectExists:
+        return index_id  # the same bytes under the same name
+    return index_id

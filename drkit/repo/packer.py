@@ -1,0 +1,248 @@
+"""Writing packs: blobs are gathered into frames, frames into packs, packs put into the store.
+
+Compression, checking and storing run on worker threads (zstd, SHA-256 and fsync release the GIL); the caller's
+thread only gathers. Memory stays bounded: a few frames and two packs are under way at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import zstandard
+
+from drkit.errors import IntegrityError, ObjectExists
+from drkit.format import frames, hints
+from drkit.format.indexfile import ID_SIZE, IndexedPack, shorten
+from drkit.format.limits import FRAME_TARGET, META_FRAME_TARGET, PACK_TARGET
+from drkit.format.pack import PackTable, encode_tail
+from drkit.format.settings import Settings
+from drkit.model import Kind, PackId, Place
+from drkit.repo.index import Index
+from drkit.repo.names import pack_name
+from drkit.store.base import Store
+
+_Blob = tuple[Kind, bytes, bytes]
+_Frame = tuple[bytes, list[tuple[Kind, bytes, int]]]
+_UNDER_WAY = 5
+_compressors = threading.local()
+
+
+def _make_frame(blobs: list[_Blob], level: int) -> _Frame:
+    """Compress blobs into a frame, decode it again and hash every blob, so that what is stored is what was read."""
+    plain = b"".join([blob[2] for blob in blobs])
+    cached: dict[int, zstandard.ZstdCompressor] = _compressors.__dict__
+    if level not in cached:
+        cached[level] = frames.compressor(level)
+    packed = cached[level].compress(plain)
+    back = memoryview(frames.decode(packed, len(plain)))
+    at = 0
+    rows = []
+    sha256 = hashlib.sha256
+    for kind, blob_id, data in blobs:
+        end = at + len(data)
+        if kind != Kind.HINTS and sha256(back[at:end]).digest() != blob_id:
+            raise IntegrityError(
+                "a blob changed in memory between reading and storing; nothing was committed",
+                hint="test this machine's memory, then back up again",
+            )
+        rows.append((kind, blob_id, len(data)))
+        at = end
+    return packed, rows
+
+
+class _Lane:
+    """One open pack, and the frames that are on their way into it, in order."""
+
+    def __init__(self, packer: Packer) -> None:
+        self._packer = packer
+        self._under_way: deque[Future[_Frame]] = deque()
+        self.buffer = bytearray()
+        self.table = PackTable.empty()
+        self.nodes: dict[bytes, Place] = {}
+        """Segments and lists in the open pack, for hints that lie in the same pack."""
+
+    def submit(self, blobs: list[_Blob], level: int) -> None:
+        self._under_way.append(self._packer.workers.submit(_make_frame, blobs, level))
+        self.collect(leave=_UNDER_WAY)
+
+    def collect(self, leave: int = 0) -> None:
+        """Append the frames that are done; wait until at most `leave` are under way."""
+        under_way = self._under_way
+        while under_way and (len(under_way) > leave or under_way[0].done()):
+            packed, rows = under_way.popleft().result()
+            start = len(self.buffer)
+            self.buffer += packed
+            self.table.add(len(packed), rows)
+            offset = 0
+            for kind, blob_id, length in rows:
+                if kind in (Kind.SEGMENT, Kind.LIST):
+                    self.nodes[blob_id] = Place(hints.SELF, start, len(packed), offset, length)
+                offset += length
+
+    def data_places(self) -> dict[bytes, Place]:
+        """Return the places of the data blobs in the open pack, by 16-byte key."""
+        starts = [(at, length) for at, length, _ in self.table.offsets()]
+        return {
+            blob_id[:ID_SIZE]: Place(hints.SELF, *starts[frame], offset, length)
+            for frame, kind, blob_id, offset, length in self.table.rows()
+            if kind == Kind.DATA
+        }
+
+    def seal(self) -> None:
+        """Close the open pack and send it to the store; a new one is open afterwards."""
+        self.collect()
+        if self.table.frame_lengths:
+            self._packer.store_pack(self.buffer, self.table)
+        self.buffer, self.table, self.nodes = bytearray(), PackTable.empty(), {}
+
+
+class Packer:
+    """Stores new blobs. A context manager: leaving it stops the workers, whatever happened.
+
+    `index` knows what is stored, and learns of each new pack once it is durable.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, settings: Settings, *, level: int | None, dry_run: bool = False
+    ) -> None:
+        self.index = index
+        self.new_packs: list[IndexedPack] = []
+        self.bytes_added = 0
+        self.workers = ThreadPoolExecutor(2, thread_name_prefix="drkit-pack")
+        self._store = store
+        self._dry_run = dry_run
+        self._small_level = settings.compression.small_level if level is None else level
+        self._chunk_level = (
+            settings.compression.chunk_level if level is None else min(level, settings.compression.chunk_level)
+        )
+        self._puts = ThreadPoolExecutor(1, thread_name_prefix="drkit-put")
+        self._storing: deque[Future[IndexedPack]] = deque()
+        self._pending: set[bytes] = set()
+        self._small: list[_Blob] = []
+        self._small_size = 0
+        self._chunks: list[_Blob] = []
+        self._chunks_size = 0
+        self._nodes: list[_Blob] = []
+        self._nodes_size = 0
+        self.data = _Lane(self)
+        self.meta = _Lane(self)
+        self.sealed = 0
+        """How many data packs were closed; each may make places known."""
+
+    def __enter__(self) -> Packer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pool in (self.workers, self._puts):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def has(self, blob_id: bytes) -> bool:
+        """Whether the blob is stored, or on its way."""
+        return blob_id[:ID_SIZE] in self._pending or blob_id in self.index
+
+    def add(self, blob_id: bytes, data: bytes) -> None:
+        """Add a data blob that `has` does not know."""
+        self._pending.add(blob_id[:ID_SIZE])
+        self._small.append((Kind.DATA, blob_id, data))
+        self._small_size += len(data)
+        if self._small_size >= FRAME_TARGET:
+            self._flush_small()
+
+    def add_chunk(self, blob_id: bytes, data: bytes) -> None:
+        """Add a chunk of a large file that `has` does not know."""
+        self._pending.add(blob_id[:ID_SIZE])
+        self._chunks.append((Kind.DATA, blob_id, data))
+        self._chunks_size += len(data)
+        if self._chunks_size >= FRAME_TARGET:
+            self._flush_chunks()
+
+    def add_node(self, kind: Kind, node_id: bytes, data: bytes, hint_bytes: bytes) -> None:
+        """Add a segment or list with its hints, into the metadata lane."""
+        self._pending.add(node_id[:ID_SIZE])
+        self._nodes += ((kind, node_id, data), (Kind.HINTS, b"", hint_bytes))
+        self._nodes_size += len(data) + len(hint_bytes)
+        if self._nodes_size >= META_FRAME_TARGET:
+            self._submit_nodes()
+
+    def flush_data(self) -> None:
+        """Bring all data blobs into the open data pack."""
+        self._flush_small()
+        self._flush_chunks()
+        self.data.collect()
+
+    def flush_nodes(self) -> None:
+        """Bring all nodes into the open metadata pack, and close it if it is full.
+
+        A pack with metadata is closed nowhere else: hints that say "this pack" stay true.
+        """
+        self._submit_nodes()
+        self.meta.collect()
+        if len(self.meta.buffer) >= PACK_TARGET:
+            self.meta.seal()
+            self.settle()
+
+    def share_pack(self) -> None:
+        """Let metadata go into the open data pack, as in a small backup."""
+        self.meta = self.data
+
+    def settle(self, leave: int = 0) -> None:
+        """Take up packs that are durable by now into the index; wait until at most `leave` are under way."""
+        while self._storing and (len(self._storing) > leave or self._storing[0].done()):
+            pack = self._storing.popleft().result()
+            self.index.add_pack(pack)
+            self.new_packs.append(pack)
+            self.sealed += 1
+
+    def finish(self) -> None:
+        """Store everything that was added. All of it is durable, and in the index, afterwards."""
+        self.flush_data()
+        self.flush_nodes()
+        self.data.seal()
+        self.meta.seal()
+        self.settle()
+
+    def store_pack(self, buffer: bytearray, table: PackTable) -> None:
+        """Send a closed pack to the store; called by the lanes."""
+        self.settle(leave=1)
+        self._storing.append(self._puts.submit(self._put_pack, buffer, table))
+
+    def _put_pack(self, buffer: bytearray, table: PackTable) -> IndexedPack:
+        buffer += encode_tail(table)
+        pack_id = PackId(hashlib.sha256(buffer).digest())
+        if not self._dry_run:
+            try:
+                self._store.put(pack_name(pack_id), buffer)
+            except ObjectExists:
+                # The same content was stored before; a damaged object of this name is replaced by the right bytes.
+                if hashlib.sha256(self._store.get(pack_name(pack_id))).digest() != pack_id:
+                    self._store.put(pack_name(pack_id), buffer, overwrite=True)
+        self.bytes_added += len(buffer)
+        return IndexedPack(pack_id, len(buffer), shorten(table))
+
+    def _flush_small(self) -> None:
+        if self._small:
+            self.data.submit(self._small, self._small_level)
+            self._small, self._small_size = [], 0
+            self._after_data()
+
+    def _flush_chunks(self) -> None:
+        if self._chunks:
+            self.data.submit(self._chunks, self._chunk_level)
+            self._chunks, self._chunks_size = [], 0
+            self._after_data()
+
+    def _after_data(self) -> None:
+        if len(self.data.buffer) >= PACK_TARGET:
+            self.data.seal()
+        self.settle(leave=2)
+
+    def _submit_nodes(self) -> None:
+        if self._nodes:
+            self.meta.submit(self._nodes, self._small_level)
+            self._nodes, self._nodes_size = [], 0

@@ -1,0 +1,123 @@
+"""Reading blobs back: every byte is checked against its id before anybody sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+
+from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt
+from drkit.format import frames, hints
+from drkit.format.limits import MIB
+from drkit.model import Entry, PackId, Place
+from drkit.repo.index import Index
+from drkit.repo.names import pack_name
+from drkit.store.base import Store
+
+_CACHED = 32 * MIB
+
+
+class BlobLost(IntegrityError):
+    """No place that is known holds the blob's bytes any more."""
+
+
+class FrameReader:
+    """Decoded frames of packs, the last 32 MiB of them kept. For one thread."""
+
+    def __init__(self, store: Store, limit: int = _CACHED) -> None:
+        self._store = store
+        self._limit = limit
+        self._cache: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
+        self._size = 0
+
+    def frame(self, place: Place) -> bytes:
+        """Return the plaintext of the frame at a place, or what could be salvaged of it.
+
+        ObjectNotFound if the pack is gone, StoreCorrupt if it is too short.
+        """
+        key = (place.pack, place.frame_offset)
+        plain = self._cache.get(key)
+        if plain is not None:
+            self._cache.move_to_end(key)
+            return plain
+        data = self._store.get_range(pack_name(place.pack), place.frame_offset, place.frame_length)
+        try:
+            plain = frames.decode(data)
+        except FormatError:
+            plain = frames.salvage(data)
+        self._cache[key] = plain
+        self._size += len(plain)
+        while self._size > self._limit and len(self._cache) > 1:
+            self._size -= len(self._cache.popitem(last=False)[1])
+        return plain
+
+    def piece(self, place: Place) -> bytes:
+        """Return the bytes at a place, unchecked; fewer than its length where the frame is damaged."""
+        return self.frame(place)[place.offset : place.offset + place.length]
+
+
+class BlobReader:
+    """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help."""
+
+    def __init__(self, store: Store, index: Callable[[bool], Index]) -> None:
+        self._frames = FrameReader(store)
+        self._index = index  # index(True) loads it anew
+        self._reloaded = False
+
+    def blob(self, blob_id: str, place: Place | None) -> bytes:
+        """Return the plaintext of a blob, its hash checked; `place` may be None, outdated or wrong.
+
+        BlobLost if no place gives bytes of this hash.
+        """
+        return self._fetch(blob_id, place)[0]
+
+    def node(self, node_id: str, place: Place | None) -> tuple[bytes, list[Place | None]]:
+        """Return a segment or list and what its hints say of its children: nothing, if the hints are unreadable."""
+        data, found = self._fetch(node_id, place)
+        try:
+            return data, hints.decode_after(self._frames.frame(found), found.offset + found.length, found.pack)
+        except FormatError:
+            return data, []  # hints are never needed: the index knows the same
+
+    def content(self, entry: Entry, places: Mapping[str, Place]) -> Iterator[bytes]:
+        """Yield the blobs of a file in order. BlobLost, possibly after some, if one is lost."""
+        if entry.lists:
+            for list_id in entry.lists:
+                ids, found = self.node(list_id, places.get(list_id))
+                for number, at in enumerate(range(0, len(ids), 32)):
+                    yield self.blob(ids[at : at + 32].hex(), found[number] if number < len(found) else None)
+        elif entry.blobs:
+            for blob_id in entry.blobs:
+                yield self.blob(blob_id, places.get(blob_id))
+        elif entry.size:
+            yield self.blob(entry.sha256, places.get(entry.sha256))
+
+    def _fetch(self, blob_id: str, place: Place | None) -> tuple[bytes, Place]:
+        reasons: list[str] = []
+        if place is not None and (data := self._try(blob_id, place, reasons)) is not None:
+            return data, place
+        raw = bytes.fromhex(blob_id)
+        for fresh in (False, True):
+            if fresh and self._reloaded:
+                break
+            # A prune may have moved the blob since the index was read: once, it is read again.
+            self._reloaded = self._reloaded or fresh
+            for other in self._index(fresh).find_all(raw):
+                if other != place and (data := self._try(blob_id, other, reasons)) is not None:
+                    return data, other
+        raise BlobLost(f"the blob {blob_id[:16]}… is lost: {reasons[-1] if reasons else 'no pack holds it'}")
+
+    def _try(self, blob_id: str, place: Place, reasons: list[str]) -> bytes | None:
+        name = pack_name(place.pack)
+        try:
+            data = self._frames.piece(place)
+        except ObjectNotFound:
+            reasons.append(f"{name} is missing")
+            return None
+        except StoreCorrupt as error:
+            reasons.append(f"{name}: {error}")
+            return None
+        if hashlib.sha256(data).hexdigest() == blob_id:
+            return data
+        reasons.append(f"{name} is damaged in the frame at byte {place.frame_offset}")
+        return None

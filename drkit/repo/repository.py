@@ -1,0 +1,329 @@
+"""A repository: settings, snapshots, manifests and plugin tables on top of a store."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct, field
+
+from drkit.errors import (
+    DrkitError,
+    FormatError,
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    RepositoryNotFound,
+    UsageError,
+)
+from drkit.format import manifest, nodes, settings, snapshot
+from drkit.format.limits import LEVELS
+from drkit.format.settings import CompressionSettings, NewerFormat, Settings
+from drkit.model import (
+    Entry,
+    Finding,
+    FormatVersion,
+    PackId,
+    Place,
+    PluginRow,
+    Root,
+    Snapshot,
+    SnapshotId,
+    show_path,
+    sort_key,
+)
+from drkit.repo.index import Index, LoadedIndex, load_index
+from drkit.repo.reader import BlobLost, BlobReader
+from drkit.store.base import Store
+
+SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
+
+
+class SnapshotRef(Struct, frozen=True):
+    """A snapshot by name: its object's name, its id, and the time in the name."""
+
+    name: str
+    id: SnapshotId
+    time: str
+
+
+class Segment(Struct):
+    """A stretch of a manifest: its entries, and where their blobs lie (by id).
+
+    `lost` says why a segment could not be read; it then has no entries, and everything from `first` to the next
+    segment's first path is unknown.
+    """
+
+    entries: list[Entry]
+    places: dict[str, Place]
+    lost: str = ""
+    first: bytes = b""
+    id: str = ""
+
+
+class Node(Struct, frozen=True):
+    """A child of a root or list: first path, id, the hint where it lies."""
+
+    first: bytes
+    id: str
+    place: Place | None
+
+
+class Repository:
+    """Read access to a repository; backup, prune and copy write through `drkit.repo.packer` and the store."""
+
+    def __init__(self, store: Store, config: Settings, findings: list[Finding]) -> None:
+        self.store = store
+        self.config = config
+        self.findings = findings
+        self._loaded: LoadedIndex | None = None
+
+    @classmethod
+    def create(cls, store: Store, *, now: datetime, small_level: int = 6, chunk_level: int = 3) -> Repository:
+        """Make a new repository in an empty store. UsageError if there is something already."""
+        for name in SETTINGS_NAMES:
+            try:
+                store.stat(name)
+            except ObjectNotFound:
+                continue
+            raise UsageError(
+                f"there is a repository in {store.url} already", hint="use it as it is, or name another place"
+            )
+        from drkit import recovery
+
+        config = Settings(
+            format=FormatVersion(),
+            repository_id=secrets.token_hex(16),
+            created=now.astimezone(UTC).isoformat(timespec="seconds"),
+            compression=CompressionSettings(small_level, chunk_level),
+        )
+        for name, data in recovery.files().items():
+            store.put(name, data, overwrite=True)
+        # The settings come last: a repository without them is none, and init can be run again.
+        for name in reversed(SETTINGS_NAMES):
+            try:
+                store.put(name, settings.encode(config))
+            except ObjectExists as error:
+                raise UsageError(f"somebody else made a repository in {store.url} at this moment") from error
+        return cls(store, config, [])
+
+    @classmethod
+    def open(cls, store: Store) -> Repository:
+        """Open an existing repository.
+
+        RepositoryNotFound if there is none, FormatError if it is of a newer version, IntegrityError if both copies
+        of its settings are damaged. One damaged copy becomes a finding.
+        """
+        findings: list[Finding] = []
+        found: Settings | None = None
+        absent = 0
+        for name in SETTINGS_NAMES:
+            try:
+                config = settings.decode(store.get(name))
+                found = found or config
+            except ObjectNotFound:
+                absent += 1
+                findings.append(Finding("settings-missing", name, f"{name} is missing", _COPY.format(store.url)))
+            except NewerFormat:
+                raise
+            except FormatError as error:
+                findings.append(
+                    Finding("settings-damaged", name, f"{name} is damaged: {error}", _COPY.format(store.url))
+                )
+        if absent == len(SETTINGS_NAMES):
+            raise RepositoryNotFound(f"there is no drkit repository in {store.url}")
+        if found is None:
+            raise IntegrityError(
+                f"both copies of drkit.json in {store.url} are damaged or missing",
+                hint="restore with recover.py, which goes on without them, then start a new repository",
+            )
+        return cls(store, found, findings)
+
+    # Index and blobs
+
+    @property
+    def index(self) -> Index:
+        """The index, loaded when first asked for."""
+        return self.load_index().index
+
+    def load_index(self, fresh: bool = False) -> LoadedIndex:
+        """Return the index with what is wrong with it; `fresh` loads it anew."""
+        if self._loaded is None or fresh:
+            self._loaded = load_index(self.store)
+        return self._loaded
+
+    def reader(self) -> BlobReader:
+        """Return a reader of blobs, for one thread."""
+        return BlobReader(self.store, lambda fresh: self.load_index(fresh).index)
+
+    # Snapshots
+
+    def snapshots(self) -> list[SnapshotRef]:
+        """Return all snapshots, oldest first. Other files among them become findings."""
+        refs = []
+        for info in self.store.list("snapshots/"):
+            try:
+                time, snapshot_id = snapshot.parse_name(info.name)
+            except FormatError as error:
+                if not any(finding.object == info.name for finding in self.findings):
+                    self.findings.append(Finding("snapshot-name", info.name, str(error), error.hint))
+                continue
+            refs.append(SnapshotRef(info.name, snapshot_id, time))
+        return refs
+
+    def load(self, ref: SnapshotRef) -> Snapshot:
+        """Return the snapshot itself. IntegrityError if its bytes are damaged."""
+        return snapshot.decode(ref.name, self.store.get(ref.name))
+
+    def latest(self) -> SnapshotRef | None:
+        """Return the newest snapshot that is readable and not tagged `rejected`, or None."""
+        for ref in reversed(self.snapshots()):
+            try:
+                loaded = self.load(ref)
+            except IntegrityError as error:
+                self.findings.append(Finding("snapshot-damaged", ref.name, str(error), _OTHER_SNAPSHOT))
+                continue
+            if "rejected" not in loaded.tags:
+                return ref
+        return None
+
+    def resolve(self, spec: str) -> SnapshotRef:
+        """Return the snapshot that `latest`, an id prefix or a name prefix means. UsageError lists the candidates."""
+        if spec == "latest":
+            ref = self.latest()
+            if ref is None:
+                raise UsageError("the repository has no snapshot yet", hint="make one with 'drkit backup SOURCE'")
+            return ref
+        refs = self.snapshots()
+        matches = [ref for ref in refs if spec and (ref.id.startswith(spec.lower()) or ref.time.startswith(spec))]
+        if len(matches) == 1:
+            return matches[0]
+        shown = ", ".join(f"{ref.id[:12]} ({ref.time})" for ref in (matches or refs)[-5:]) or "none"
+        what = "is ambiguous" if matches else "is not a snapshot"
+        raise UsageError(f"{spec!r} {what}; the newest are: {shown}", hint="list them all with 'drkit snapshots'")
+
+    # Manifests and plugin tables
+
+    def segments(self, snap: Snapshot, *, below: bytes = b"") -> Iterator[Segment]:
+        """Yield the manifest in order, checked. What is damaged comes as a segment that says so.
+
+        With `below`, only segments that can hold that path or something below it.
+        """
+        reader = self.reader()
+        checker = manifest.EntryChecker(partial=bool(below))
+        for node in self.leaves(reader, snap.manifest, below=below):
+            if isinstance(node, Segment):
+                checker.skip()
+                yield node
+                continue
+            try:
+                data, found = reader.node(node.id, node.place)
+                entries = manifest.decode_entries(data)
+                for entry in entries:
+                    checker.check(entry)
+            except (BlobLost, FormatError) as error:
+                checker.skip()
+                yield Segment([], {}, lost=str(error), first=node.first, id=node.id)
+                continue
+            places = {
+                key: place for key, place in zip(manifest.child_ids(entries), found, strict=False) if place is not None
+            }
+            yield Segment(entries, places, first=node.first, id=node.id)
+
+    def plugins(self, snap: Snapshot) -> Iterator[PluginRow]:
+        """Yield the plugin table in order. IntegrityError if a part of it is lost."""
+        yield from self._plugin_rows(snap, b"")
+
+    def plugin(self, snap: Snapshot, name_or_path: str) -> PluginRow:
+        """Return the plugin of this path or name. UsageError lists the paths of an ambiguous name."""
+        import os
+
+        raw = os.fsencode(name_or_path).strip(b"/")
+        raw = b"" if raw == b"." else raw
+        for row in self._plugin_rows(snap, raw):
+            if row.raw_path == raw:
+                return row
+        rows = list(self.plugins(snap))
+        matches = [row for row in rows if row.name == name_or_path]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            paths = ", ".join(show_path(row.raw_path) for row in matches)
+            raise UsageError(
+                f"{name_or_path!r} names {len(matches)} plugins: {paths}",
+                hint="give the path instead of the name",
+            )
+        import difflib
+
+        known = [row.name for row in rows] + [show_path(row.raw_path) for row in rows]
+        near = ", ".join(difflib.get_close_matches(name_or_path, known, n=3))
+        raise UsageError(
+            f"there is no plugin {name_or_path!r} in this snapshot" + (f"; near: {near}" if near else ""),
+            hint="list them with 'drkit plugins'",
+        )
+
+    def _plugin_rows(self, snap: Snapshot, below: bytes) -> Iterator[PluginRow]:
+        reader = self.reader()
+        for node in self.leaves(reader, snap.plugin_table, below=below):
+            if isinstance(node, Segment):
+                raise IntegrityError(f"a part of the plugin table is lost: {node.lost}", hint=_OTHER_SNAPSHOT)
+            yield from manifest.decode_plugins(reader.blob(node.id, node.place))
+
+    def leaves(self, reader: BlobReader, root: Root, *, below: bytes = b"") -> Iterator[Node | Segment]:
+        """Yield the segments of a tree as nodes, in order; a lost list as a Segment that says so."""
+        if not 0 <= root.level < LEVELS:
+            raise FormatError(f"a manifest of {root.level} levels is over the limit")
+        children = [
+            Node(
+                child.raw_first,
+                child.id,
+                Place(_pack_id(child.pack), child.frame_offset, child.frame_length, child.offset, child.length)
+                if child.pack
+                else None,
+            )
+            for child in root.children
+        ]
+        yield from self._descend(reader, children, root.level, below)
+
+    def _descend(
+        self, reader: BlobReader, children: Sequence[Node], level: int, below: bytes
+    ) -> Iterator[Node | Segment]:
+        for node in _overlapping(children, below) if below else children:
+            if level == 0:
+                yield node
+                continue
+            try:
+                data, found = reader.node(node.id, node.place)
+                lines = nodes.decode_children(data)
+            except (BlobLost, FormatError) as error:
+                yield Segment([], {}, lost=str(error), first=node.first, id=node.id)
+                continue
+            inner = [
+                Node(first, node_id, found[number] if number < len(found) else None)
+                for number, (first, node_id) in enumerate(lines)
+            ]
+            yield from self._descend(reader, inner, level - 1, below)
+
+
+_COPY = "copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
+_OTHER_SNAPSHOT = "restore from another snapshot ('drkit snapshots'), and back up again"
+
+
+def _overlapping(children: Sequence[Node], below: bytes) -> Iterator[Node]:
+    """Yield the children that can hold `below` or anything under it, in the manifest's order of paths."""
+    low = sort_key(below)
+    high = low + b"\x01"  # after everything that starts with low + NUL, the separator
+    for number, node in enumerate(children):
+        if sort_key(node.first) >= high:
+            return
+        following = children[number + 1] if number + 1 < len(children) else None
+        if following is None or sort_key(following.first) > low:
+            yield node
+
+
+def _pack_id(digits: str) -> PackId:
+    try:
+        return PackId(bytes.fromhex(digits))
+    except ValueError as error:
+        raise FormatError("a snapshot names a pack that cannot be") from error
