@@ -78,17 +78,9 @@ class Index:
         row = self._rows.get(key)
         return [] if row is None else [self._place(number) for number in (row, *self._others.get(key, ()))]
 
-    def packs_of(self, keys: Iterable[bytes], into: set[PackId]) -> bool:
-        """Add the packs of all these 16-byte keys to `into`; False as soon as one is not in the index."""
-        rows, blob_frame, frame_pack = self._rows, self._blob_frame, self._frame_pack
-        numbers = set()
-        for key in keys:
-            row = rows.get(key)
-            if row is None:
-                return False
-            numbers.add(frame_pack[blob_frame[row]])
-        into.update(self._pack_ids[number] for number in numbers)
-        return True
+    def has_all(self, keys: Iterable[bytes]) -> bool:
+        """Whether blobs with all these 16-byte keys are known."""
+        return self._rows.keys() >= set(keys)
 
     def _place(self, row: int) -> Place:
         frame = self._blob_frame[row]

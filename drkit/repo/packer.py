@@ -28,16 +28,21 @@ from drkit.store.base import Store
 _Blob = tuple[Kind, bytes, bytes]
 _Frame = tuple[bytes, list[tuple[Kind, bytes, int]]]
 _UNDER_WAY = 5
-_compressors = threading.local()
+_thread = threading.local()
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """Return this thread's compressor: making one costs more than a small frame."""
+    if getattr(_thread, "level", None) != level:
+        _thread.level, _thread.compressor = level, frames.compressor(level)
+    own: zstandard.ZstdCompressor = _thread.compressor
+    return own
 
 
 def _make_frame(blobs: list[_Blob], level: int) -> _Frame:
     """Compress blobs into a frame, decode it again and hash every blob, so that what is stored is what was read."""
     plain = b"".join([blob[2] for blob in blobs])
-    cached: dict[int, zstandard.ZstdCompressor] = _compressors.__dict__
-    if level not in cached:
-        cached[level] = frames.compressor(level)
-    packed = cached[level].compress(plain)
+    packed = _compressor(level).compress(plain)
     back = memoryview(frames.decode(packed, len(plain)))
     at = 0
     rows = []
@@ -130,8 +135,6 @@ class Packer:
         self._nodes_size = 0
         self.data = _Lane(self)
         self.meta = _Lane(self)
-        self.sealed = 0
-        """How many data packs were closed; each may make places known."""
 
     def __enter__(self) -> Packer:
         return self
@@ -191,13 +194,17 @@ class Packer:
         """Let metadata go into the open data pack, as in a small backup."""
         self.meta = self.data
 
+    @property
+    def sealed(self) -> bool:
+        """Whether a pack was closed already."""
+        return bool(self._storing or self.new_packs)
+
     def settle(self, leave: int = 0) -> None:
         """Take up packs that are durable by now into the index; wait until at most `leave` are under way."""
         while self._storing and (len(self._storing) > leave or self._storing[0].done()):
             pack = self._storing.popleft().result()
             self.index.add_pack(pack)
             self.new_packs.append(pack)
-            self.sealed += 1
 
     def finish(self) -> None:
         """Store everything that was added. All of it is durable, and in the index, afterwards."""

@@ -6,10 +6,9 @@ import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from drkit.errors import (
-    DrkitError,
     FormatError,
     IntegrityError,
     ObjectExists,

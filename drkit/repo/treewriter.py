@@ -7,11 +7,11 @@ from collections import deque
 
 from msgspec import Struct
 
+from drkit.errors import FormatError
 from drkit.format import hints, nodes
 from drkit.format.indexfile import ID_SIZE
 from drkit.format.limits import LEVELS, MIB, PACK_TARGET, ROOT_CHILDREN, SMALL_BACKUP
 from drkit.format.manifest import text_or_b64
-from drkit.errors import FormatError
 from drkit.model import Child, Kind, Place, Root
 from drkit.repo.packer import Packer
 
@@ -34,7 +34,7 @@ class NodeQueue:
         self._packer = packer
         self._waiting: deque[_Waiting] = deque()
         self._size = 0
-        self._sealed = 0
+        self._limit = _WAITING
         self._known: set[bytes] = set()
 
     def put(self, kind: Kind, data: bytes, blobs: tuple[bytes, ...]) -> bytes:
@@ -45,16 +45,16 @@ class NodeQueue:
         self._known.add(node_id)
         self._waiting.append(_Waiting(kind, node_id, data, blobs))
         self._size += len(data)
-        if self._size > _WAITING and self._packer.sealed > self._sealed:
-            self._sealed = self._packer.sealed
+        if self._size > self._limit:
             self._write_known()
+            self._limit = self._size + _WAITING
         return node_id
 
     def drain(self) -> None:
         """Write everything that waits; all data blobs come into closed packs, or into the pack that metadata shares."""
         packer = self._packer
         packer.flush_data()
-        small = not packer.new_packs and packer.sealed == 0 and packer.meta.buffer == b""
+        small = not packer.sealed and not packer.meta.buffer
         if small and len(packer.data.buffer) < SMALL_BACKUP and self._size < PACK_TARGET // 2:
             packer.share_pack()
             self._write_all(packer.data.data_places())

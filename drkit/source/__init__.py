@@ -1,0 +1,1 @@
+"""The tree being protected: walking it, leaving things out, recognising plugins, reading files."""

@@ -1,0 +1,114 @@
+"""Reading one path of a source: content, extended attributes, and whether it held still meanwhile."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import stat
+
+from msgspec import Struct
+
+from drkit.format.limits import XATTRS_MAX
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_ATTEMPTS = 3
+_NO_XATTRS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.ENOENT})
+
+
+class Still(Struct, gc=False):
+    """A whole small file: its bytes, the stat that belongs to them, whether it changed while it was read."""
+
+    data: bytes
+    stat: os.stat_result
+    xattrs: dict[str, str] | None
+    changed: bool
+
+
+class NotAFile(OSError):
+    """What was a regular file when the directory was listed is none now."""
+
+
+def open_file(full: bytes) -> tuple[int, os.stat_result]:
+    """Open a regular file without following a link, and without changing its access time where that is allowed.
+
+    NotAFile if something else stands there by now; OSError as open gives it. FIFOs never block.
+    """
+    fd = os.open(full, _FLAGS)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise NotAFile(errno.EINVAL, "it is no longer a regular file")
+    return fd, status
+
+
+def same(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether a file held still between two stats of it."""
+    return (
+        before.st_size == after.st_size
+        and before.st_mtime_ns == after.st_mtime_ns
+        and before.st_ctime_ns == after.st_ctime_ns
+        and before.st_ino == after.st_ino
+    )
+
+
+def read_small(full: bytes, limit: int) -> Still | None:
+    """Read a file of fewer than `limit` bytes, again if it changed meanwhile; None if it is larger by now.
+
+    `stat.st_size` always equals the length of the data. OSError as the file system gives it.
+    """
+    for attempt in range(_ATTEMPTS):
+        fd, before = open_file(full)
+        try:
+            if before.st_size >= limit:
+                return None
+            data = os.read(fd, before.st_size + 1)
+            while 0 < len(data) < before.st_size:  # a signal or a network file system may cut a read short
+                more = os.read(fd, before.st_size + 1 - len(data))
+                if not more:
+                    break
+                data += more
+            xattrs = read_xattrs(fd)
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if len(data) == before.st_size and same(before, after):
+            return Still(data, after, xattrs, changed=False)
+        if attempt == _ATTEMPTS - 1:
+            return Still(data, after, xattrs, changed=True)
+    return None
+
+
+def read_xattrs(path_or_fd: bytes | int) -> dict[str, str] | None:
+    """Return the extended attributes, values in base64, or None if there are none or the file system has none.
+
+    Names that are not UTF-8 cannot be told from others in JSON and are left out; values over the format's limit too.
+    """
+    follow = isinstance(path_or_fd, int)
+    try:
+        names = os.listxattr(path_or_fd, follow_symlinks=follow)
+        if not names:
+            return None
+        values: dict[str, str] = {}
+        room = XATTRS_MAX
+        for name in sorted(names):
+            value = os.getxattr(path_or_fd, name, follow_symlinks=follow)
+            room -= len(name) + len(value)
+            if room < 0 or not _is_text(name):
+                continue
+            values[name] = base64.b64encode(value).decode()
+    except OSError as error:
+        if error.errno in _NO_XATTRS:
+            return None
+        raise
+    except AttributeError:
+        return None  # this platform's Python has no calls for them
+    return values or None
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,138 @@
+"""Walking a source in the manifest's order: depth first, names sorted by their bytes, a directory before its content."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct
+
+from drkit.source.globs import Globs
+
+STAGE = re.compile(rb"\.drkit-[0-9a-f]{16}")
+"""Names of drkit's own staging directories, which are never part of a source."""
+
+
+class PluginRules(Struct, frozen=True):
+    """What makes a directory a plugin: one of these files in it, or a path that one of these globs matches."""
+
+    markers: tuple[str, ...] = (".claude-plugin/plugin.json",)
+    globs: tuple[str, ...] = ()
+
+
+class Seen(Struct, gc=False):
+    """One path of the walk. `closes` marks the end of a plugin instead: everything below `path` has been seen."""
+
+    path: bytes
+    stat: os.stat_result
+    kind: str
+    plugin: bool = False
+    closes: bool = False
+
+
+_KINDS = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFIFO: "p",
+    stat.S_IFCHR: "c",
+    stat.S_IFBLK: "b",
+    stat.S_IFSOCK: "s",
+}
+
+
+class Walker:
+    """Walks a source. Nothing is opened but directories; what cannot be read is given to `problem`.
+
+    `leave_out` are (device, inode) pairs that are skipped wherever they stand, with everything below them.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        *,
+        excludes: Globs,
+        rules: PluginRules,
+        problem: Callable[[bytes, OSError], None],
+        leave_out: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self._root = root
+        self._prefix = len(root.rstrip(b"/")) + 1
+        self._excludes = excludes
+        self._markers = [os.fsencode(marker) for marker in rules.markers]
+        self._heads = frozenset(marker.split(b"/")[0] for marker in self._markers)
+        self._plugin_globs = Globs(rules.globs)
+        self._problem = problem
+        self._leave_out = leave_out
+
+    def root_is_plugin(self) -> bool:
+        """Whether the source itself is a plugin."""
+        return self._is_plugin(self._root, b"", self._heads)
+
+    def walk(self) -> Iterator[Seen]:
+        """Yield every path below the root. A directory that cannot be listed is yielded without its content."""
+        stack: list[tuple[Iterator[os.DirEntry[bytes]], Seen | None]] = [(iter(self._list(self._root)), None)]
+        excluded = self._excludes.match if self._excludes else None
+        leave_out, prefix, kinds, list_dir = self._leave_out, self._prefix, _KINDS, self._list
+        while stack:
+            entries, closing = stack[-1]
+            for item in entries:
+                full = item.path
+                path = full[prefix:]
+                if excluded is not None and excluded(path):
+                    continue
+                try:
+                    status = item.stat(follow_symlinks=False)
+                except OSError as error:
+                    self._problem(path, error)
+                    continue
+                if leave_out and (status.st_dev, status.st_ino) in leave_out:
+                    continue
+                kind = kinds[stat.S_IFMT(status.st_mode)]
+                if kind != "d":
+                    yield Seen(path, status, kind)
+                    continue
+                if STAGE.fullmatch(item.name):
+                    continue
+                inner = list_dir(full)
+                plugin = self._is_plugin(full, path, {entry.name for entry in inner}) if inner else False
+                seen = Seen(path, status, kind, plugin)
+                yield seen
+                if inner or plugin:
+                    stack.append((iter(inner), seen if plugin else None))
+                    break
+            else:
+                stack.pop()
+                if closing is not None:
+                    yield Seen(closing.path, closing.stat, "d", plugin=True, closes=True)
+
+    def _list(self, directory: bytes) -> list[os.DirEntry[bytes]]:
+        try:
+            with os.scandir(directory) as entries:
+                listed = list(entries)
+        except OSError as error:
+            self._problem(directory[self._prefix :], error)
+            return []
+        if len(listed) > 1:
+            listed.sort(key=_name)
+        return listed
+
+    def _is_plugin(self, full: bytes, path: bytes, names: set[bytes] | frozenset[bytes]) -> bool:
+        if not self._heads.isdisjoint(names):
+            for marker in self._markers:
+                try:
+                    if stat.S_ISREG(os.lstat(full + b"/" + marker).st_mode):
+                        return True
+                except OSError:
+                    continue  # no such file: not a plugin by this marker
+        return (
+            bool(self._plugin_globs)
+            and self._plugin_globs.match(path)
+            and not self._plugin_globs.match(path.rpartition(b"/")[0])
+        )
+
+
+def _name(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name
