@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -204,10 +204,13 @@ class Repository:
 
     # Manifests and plugin tables
 
-    def segments(self, snap: Snapshot, *, below: bytes = b"") -> Iterator[Segment]:
+    def segments(
+        self, snap: Snapshot, *, below: bytes = b"", skip: Container[str] = ()
+    ) -> Iterator[Segment]:
         """Yield the manifest in order, checked. What is damaged comes as a segment that says so.
 
-        With `below`, only segments that can hold that path or something below it.
+        With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
+        the caller knows already, are not read.
         """
         reader = self.reader()
         checker = manifest.EntryChecker(partial=bool(below))
@@ -215,6 +218,9 @@ class Repository:
             if isinstance(node, Segment):
                 checker.skip()
                 yield node
+                continue
+            if node.id in skip:
+                checker.skip()
                 continue
             try:
                 data, found = reader.node(node.id, node.place)
