@@ -204,9 +204,7 @@ class Repository:
 
     # Manifests and plugin tables
 
-    def segments(
-        self, snap: Snapshot, *, below: bytes = b"", skip: Container[str] = ()
-    ) -> Iterator[Segment]:
+    def segments(self, snap: Snapshot, *, below: bytes = b"", skip: Container[str] = ()) -> Iterator[Segment]:
         """Yield the manifest in order, checked. What is damaged comes as a segment that says so.
 
         With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
