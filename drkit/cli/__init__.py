@@ -1,0 +1,1 @@
+"""The command line: the only part of drkit that prints, sleeps or exits."""

@@ -1,0 +1,68 @@
+"""`drkit snapshots`: what there is to restore."""
+
+from __future__ import annotations
+
+import typer
+
+from drkit.cli.output import path_text, size
+from drkit.cli.session import Session
+from drkit.errors import IntegrityError
+from drkit.model import Snapshot, show_path
+from drkit.repo import SnapshotRef
+
+EXAMPLES = """
+drkit snapshots
+drkit snapshots --json | jq -r '.snapshots[-1].id'
+"""
+KEYS = ("snapshots", "lost")
+
+
+def command(ctx: typer.Context) -> int:
+    """List all snapshots, oldest first. One that is damaged becomes a warning, and exit code 3."""
+    session: Session = ctx.obj
+    repository = session.open()
+    rows: list[tuple[SnapshotRef, Snapshot]] = []
+    lost: list[str] = []
+    for ref in repository.snapshots():
+        try:
+            rows.append((ref, repository.load(ref)))
+        except IntegrityError as error:
+            lost.append(str(error))
+    session.console.result(
+        {
+            "snapshots": [
+                {
+                    "id": ref.id,
+                    "time": snapshot.time,
+                    "source": path_text(snapshot.raw_source),
+                    "host": snapshot.host,
+                    "tags": snapshot.tags,
+                    "files": snapshot.files,
+                    "plugins": snapshot.plugins,
+                    "bytes": snapshot.bytes,
+                    "tree_sha256": snapshot.tree_sha256,
+                    "parent": snapshot.parent,
+                }
+                for ref, snapshot in rows
+            ],
+            "lost": lost,
+        }
+    )
+    session.console.table(
+        ("ID", "TIME (UTC)", "HOST", "SOURCE", "FILES", "PLUGINS", "SIZE", "TAGS"),
+        [
+            (
+                ref.id[:8],
+                snapshot.time[:19].replace("T", " "),
+                snapshot.host,
+                show_path(snapshot.raw_source),
+                f"{snapshot.files:,}",
+                f"{snapshot.plugins:,}",
+                size(snapshot.bytes),
+                ",".join(snapshot.tags),
+            )
+            for ref, snapshot in rows
+        ],
+        right=(4, 5, 6),
+    )
+    return session.console.lost(lost)

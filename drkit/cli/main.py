@@ -1,0 +1,108 @@
+"""The console script: parse, run one command, and turn whatever happens into output and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from drkit import __version__
+from drkit.cli.argv import Argv, hoist
+from drkit.cli.output import Console
+from drkit.errors import DrkitError, UsageError
+
+COMPLETION = "_DRKIT_COMPLETE"
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. An exception, so that everything on the way out is cleaned up."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (without the program's name) and return the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    console = Console(json="--json" in words)
+    try:
+        args = hoist(words)
+        console = Console(json=args.has("--json"), quiet=args.has("--quiet", "-q"), verbose=args.has("--verbose", "-v"))
+        with _sigterm_raises():
+            code = _version(console) if args.rest[:1] == ["--version"] else _run(args, console)
+            console.flush()
+        return code
+    except BaseException as error:  # noqa: BLE001  # the one place where every error ends
+        return _report(error, console)
+
+
+def _version(console: Console) -> int:
+    if console.json:
+        console.result({"version": __version__})
+    console.line(f"drkit {__version__}")
+    return 0
+
+
+def _run(args: Argv, console: Console) -> int:
+    import typer
+
+    from drkit.cli.app import NAMES, build
+    from drkit.cli.session import Session
+
+    name = args.rest[0] if args.rest and args.rest[0] in NAMES and COMPLETION not in os.environ else None
+    parser = typer.main.get_command(build(name))
+    if COMPLETION in os.environ:
+        return parser.main(args.all, "drkit") or 0
+    if not args.rest and args.tail is None:
+        if not console.json:
+            console.line(parser.make_context("drkit", [], resilient_parsing=True).get_help())
+        raise UsageError("no command given", hint="see 'drkit --help'")
+    try:
+        with parser.make_context("drkit", args.all, obj=Session(console)) as context:
+            return parser.invoke(context) or 0
+    except typer.Exit as done:
+        return done.exit_code
+
+
+def _report(error: BaseException, console: Console) -> int:
+    """Print an error; return its exit code."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has had enough. Python would complain once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if console.verbose and not console.json:
+        import traceback
+
+        traceback.print_exception(error, file=console.err)
+    code, message, hint = _explain(error)
+    console.error(code, message, hint)
+    return code
+
+
+def _explain(error: BaseException) -> tuple[int, str, str]:
+    """Return exit code, message and hint."""
+    if isinstance(error, DrkitError):
+        return error.code, str(error), error.hint
+    again = "run the command again; what it has stored so far is used"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted", again
+    if isinstance(error, Terminated):
+        return 143, "terminated", again
+    # The parser's errors share no public base class across the versions of typer.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        command = getattr(error, "ctx", None)
+        path = command.command_path if command else "drkit"
+        return UsageError.code, format_message(), f"see '{path} --help'"
+    return DrkitError.code, f"{type(error).__name__}: {error}", DrkitError.default_hint
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def terminate(_signal: int, _frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
