@@ -1,8 +1,8 @@
 """The parser: which commands there are, and the global options.
 
 A command is one module of `drkit.cli.commands` and one word in `PANELS`. The module has a function `command`, whose
-docstring is the help and whose return value is the exit code (None: 0), the text `EXAMPLES`, and `KEYS`, the keys of
-its JSON result.
+docstring is the help and whose return value is the exit code (None: 0), the text `EXAMPLES`, and `KEYS`: for
+each key of its JSON result what it holds, where `{a, b}` stands for a list of objects.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ EXAMPLES = """
 drkit cat latest skills/report/SKILL.md
 drkit cat 3f9a README.md | diff - README.md
 """
-KEYS = ()
+KEYS: dict[str, str] = {}
 
 
 def command(

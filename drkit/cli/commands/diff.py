@@ -13,7 +13,13 @@ EXAMPLES = """
 drkit diff 3f9a latest
 drkit diff 3f9a latest --json | jq -r '.modified[]'
 """
-KEYS = ("old", "new", "added", "removed", "modified")
+KEYS = {
+    "old": "id of the first snapshot",
+    "new": "id of the second",
+    "added": "paths",
+    "removed": "paths",
+    "modified": "paths",
+}
 
 
 def command(ctx: typer.Context, old: Snap, new: Snap) -> None:

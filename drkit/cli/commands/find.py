@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from drkit.cli.output import path_keys, size
-from drkit.cli.params import SNAP_HELP
+from drkit.cli.params import LOST, SNAP_HELP
 from drkit.cli.session import Session
 from drkit.errors import IntegrityError
 from drkit.model import show_path
@@ -18,7 +18,10 @@ drkit find SKILL.md
 drkit find 'skills/*/README.md' --snapshot latest
 drkit find '*.db' --json | jq '.matches[] | {path, snapshots}'
 """
-KEYS = ("matches", "lost")
+KEYS = {
+    "matches": "{path, type, snapshots} and the other keys of the manifest; `snapshots` are ids, oldest first",
+    "lost": LOST,
+}
 
 
 def command(

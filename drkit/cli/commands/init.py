@@ -10,7 +10,7 @@ from drkit.clock import utc_now
 EXAMPLES = """
 drkit init --repo ~/backups
 """
-KEYS = ("repository", "url")
+KEYS = {"repository": "its id", "url": "where it is"}
 
 
 def command(ctx: typer.Context) -> None:

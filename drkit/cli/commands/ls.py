@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from drkit.cli.output import path_keys
-from drkit.cli.params import Snap
+from drkit.cli.params import LOST, Snap
 from drkit.cli.session import Session
 from drkit.model import show_path
 
@@ -18,7 +18,11 @@ drkit ls
 drkit ls latest skills/report --long
 drkit ls 3f9a --json | jq '.entries[] | select(.size > 1e6) | .path'
 """
-KEYS = ("snapshot", "entries", "lost")
+KEYS = {
+    "snapshot": "its id",
+    "entries": "{path, type, mode, uid, gid, mtime_ns} and the other keys of the manifest (docs/format.md)",
+    "lost": LOST,
+}
 
 
 def command(
@@ -31,10 +35,7 @@ def command(
         bool, typer.Option("--long", "-l", help="Show mode, owner, size and modification time (UTC) too.")
     ] = False,
 ) -> int:
-    """List the paths in a snapshot, a directory before what it holds.
-
-    With --json each entry has the keys of the manifest (docs/format.md).
-    """
+    """List the paths in a snapshot, a directory before what it holds."""
     from drkit.query import ls
 
     session: Session = ctx.obj

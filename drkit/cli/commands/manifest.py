@@ -13,7 +13,7 @@ EXAMPLES = """
 drkit manifest latest > manifest.jsonl
 drkit manifest latest --sha256sums > /tmp/sums && cd ~/plugins && sha256sum --quiet -c /tmp/sums
 """
-KEYS = ()
+KEYS: dict[str, str] = {}
 
 
 def command(

@@ -13,7 +13,10 @@ EXAMPLES = """
 drkit plugins
 drkit plugins 3f9a --json
 """
-KEYS = ("snapshot", "plugins")
+KEYS = {
+    "snapshot": "its id",
+    "plugins": "{path, name, version, files, bytes, tree_sha256}, in order of paths",
+}
 
 
 def command(ctx: typer.Context, snap: Snap = "latest") -> None:

@@ -14,7 +14,10 @@ EXAMPLES = """
 drkit snapshots
 drkit snapshots --json | jq -r '.snapshots[-1].id'
 """
-KEYS = ("snapshots", "lost")
+KEYS = {
+    "snapshots": "{id, time, source, host, tags, files, plugins, bytes, tree_sha256, parent}, oldest first",
+    "lost": "what is wrong with the snapshots that are damaged",
+}
 
 
 def command(ctx: typer.Context) -> int:
