@@ -1,0 +1,38 @@
+"""From what a user writes to a store."""
+
+from __future__ import annotations
+
+import os
+
+from drkit.errors import UsageError
+from drkit.store.base import Store
+from drkit.store.local import LocalStore
+from drkit.store.memory import MemoryStore
+
+
+def open_store(url: str) -> Store:
+    """Return the store that a user names: a directory's path, `file:///path`, or `memory:`.
+
+    A memory store is new and empty at each call. Nothing is touched: whether there is something in the store shows
+    at its first use. UsageError if this version has no such store.
+    """
+    if not url:
+        raise UsageError("the store has no name", hint="give a directory with --repo or DRKIT_REPO")
+    scheme, colon, rest = url.partition(":")
+    if not colon or not _is_scheme(scheme):
+        return LocalStore(url)
+    if scheme == "memory" and not rest:
+        return MemoryStore()
+    if scheme == "file" and rest.startswith("///"):
+        from urllib.parse import unquote_to_bytes
+
+        return LocalStore(unquote_to_bytes(os.fsencode(rest[2:])))
+    raise UsageError(
+        f"this version of drkit cannot open this {scheme}: store",
+        hint="it has directories (a path, or file:///path) and memory:; "
+        "write ./NAME for a directory with a colon in its name",
+    )
+
+
+def _is_scheme(word: str) -> bool:
+    return word[:1].isalpha() and word.isascii() and word.replace("+", "").replace("-", "").isalnum()
