@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 from drkit.cli.output import Console, count, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
-    from rich.progress import TaskID
 
 FIRST_AFTER = 1.0
+DRAW_EVERY = 0.1
 LINE_EVERY = 5.0
 
 
@@ -20,17 +20,11 @@ class ConsoleProgress:
     """Shows on stderr how far a command is. Use as a context manager, so that the bar goes away on an error too."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
+        self._err = console.err
         self._clock = clock
-        self._terminal = console.err.isatty()
-        self._began = clock()
-        self._next = self._began + FIRST_AFTER
+        self._next = clock() + FIRST_AFTER
         self._bar: Bar | None = None
-        self._task: TaskID | None = None
-        self._totals: tuple[int | None, int | None] = (None, None)
-        self._what = ""
-        self._files = 0
-        self._bytes = 0
+        self.start(None, None, "")
 
     def __enter__(self) -> Self:
         return self
@@ -40,11 +34,10 @@ class ConsoleProgress:
             self._bar.stop()
 
     def start(self, total_files: int | None, total_bytes: int | None, what: str) -> None:
-        """Begin a stage: counters start at 0, and the bar, if it is shown, changes to it."""
-        self._what, self._totals = what, (total_files, total_bytes)
+        """Begin a stage: counters start at 0."""
+        self._what = what
+        self._total_files, self._total_bytes = total_files, total_bytes
         self._files = self._bytes = 0
-        if self._bar is not None and self._task is not None:
-            self._bar.reset(self._task, total=self._total, description=what)
 
     def advance(self, files: int, bytes: int) -> None:  # noqa: A002  # the protocol's word
         """Count, and show it when it is time."""
@@ -53,51 +46,44 @@ class ConsoleProgress:
         now = self._clock()
         if now < self._next:
             return
-        if self._terminal:
-            self._next = now + 0.1
+        if self._err.isatty():
+            self._next = now + DRAW_EVERY
             self._draw()
         else:
             self._next = now + LINE_EVERY
-            self._console.err.write(f"{self._what}: {self._counts()}\n")
-            self._console.err.flush()
-
-    @property
-    def _total(self) -> int | None:
-        """What the bar is measured in: bytes if their total is known, else files."""
-        files, size_ = self._totals
-        return size_ if size_ is not None else files
-
-    @property
-    def _done(self) -> int:
-        return self._bytes if self._totals[1] is not None or self._totals[0] is None else self._files
+            self._err.write(f"{self._what}: {self._counts()}\n")
+            self._err.flush()
 
     def _draw(self) -> None:
         if self._bar is None:
-            self._bar, self._task = _bar(self._console), None
-            self._task = self._bar.add_task(self._what, total=self._total, counts="")
+            self._bar = _make_bar(self._err)
             self._bar.start()
-        assert self._task is not None
-        self._bar.update(self._task, completed=self._done, counts=self._counts())
+        by_bytes = self._total_bytes is not None
+        self._bar.update(
+            self._bar.task_ids[0],
+            description=self._what,
+            total=self._total_bytes if by_bytes else self._total_files,
+            completed=self._bytes if by_bytes else self._files,
+            counts=self._counts(),
+        )
 
     def _counts(self) -> str:
-        files, size_ = self._totals
-        parts = []
-        if self._files or files:
-            parts.append(f"{self._files:,}/{count(files, 'file')}" if files is not None else count(self._files, "file"))
-        if self._bytes or size_:
-            parts.append(f"{size(self._bytes)} of {size(size_)}" if size_ is not None else size(self._bytes))
-        return ", ".join(parts)
+        files = f"{self._files:,} of " if self._total_files is not None else ""
+        files += count(self._files if self._total_files is None else self._total_files, "file")
+        of = f" of {size(self._total_bytes)}" if self._total_bytes is not None else ""
+        return f"{files}, {size(self._bytes)}{of}"
 
 
-def _bar(console: Console) -> Any:
+def _make_bar(stream: TextIO) -> Bar:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return Progress(
-        TextColumn("{task.description}"),
+    columns = (
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[counts]}"),
+        TextColumn("{task.fields[counts]}", markup=False),
         TimeElapsedColumn(),
-        console=RichConsole(file=console.err),
-        transient=True,
     )
+    bar = Progress(*columns, console=RichConsole(file=stream), transient=True)
+    bar.add_task("", total=None, counts="")
+    return bar
