@@ -1,4 +1,4 @@
-"""The numbers of the format. Writers stay within them, readers refuse what exceeds them (docs/format.md, section 11)."""
+"""The numbers of the format. Writers stay within them, readers refuse more (docs/format.md, section 11)."""
 
 from __future__ import annotations
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from collections.abc import Sequence
 from drkit.errors import FormatError
 from drkit.format.limits import COMPONENT_MAX, LINE_MAX, PATH_MAX, XATTRS_MAX
 from drkit.model import Entry, PluginRow, sort_key

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Self
 
 import zstandard
 
@@ -136,7 +137,7 @@ class Packer:
         self.data = _Lane(self)
         self.meta = _Lane(self)
 
-    def __enter__(self) -> Packer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from drkit.errors import (
     UsageError,
 )
 from drkit.format import manifest, nodes, settings, snapshot
-from drkit.format.limits import LEVELS
+from drkit.format.limits import FORMAT_MINOR, LEVELS
 from drkit.format.settings import CompressionSettings, NewerFormat, Settings
 from drkit.model import (
     Entry,
@@ -97,6 +98,7 @@ class Repository:
             created=now.astimezone(UTC).isoformat(timespec="seconds"),
             compression=CompressionSettings(small_level, chunk_level),
         )
+        store.prepare()
         for name, data in recovery.files().items():
             store.put(name, data, overwrite=True)
         # The settings come last: a repository without them is none, and init can be run again.
@@ -138,6 +140,16 @@ class Repository:
                 hint="restore with recover.py, which goes on without them, then start a new repository",
             )
         return cls(store, found, findings)
+
+    def location(self) -> bytes | None:
+        """Return the real path of a repository in the file system, None of one elsewhere."""
+        directory = self.store.directory
+        return os.path.realpath(directory) if directory is not None else None
+
+    def check_writable(self) -> None:
+        """Raise NewerFormat if this version may read the repository but not write to it."""
+        if self.config.format.minor > FORMAT_MINOR:
+            raise NewerFormat(f"the repository is of format 1.{self.config.format.minor}: this drkit may only read it")
 
     # Index and blobs
 
@@ -240,8 +252,6 @@ class Repository:
 
     def plugin(self, snap: Snapshot, name_or_path: str) -> PluginRow:
         """Return the plugin of this path or name. UsageError lists the paths of an ambiguous name."""
-        import os
-
         raw = os.fsencode(name_or_path).strip(b"/")
         raw = b"" if raw == b"." else raw
         for row in self._plugin_rows(snap, raw):
@@ -273,8 +283,13 @@ class Repository:
                 raise IntegrityError(f"a part of the plugin table is lost: {node.lost}", hint=_OTHER_SNAPSHOT)
             yield from manifest.decode_plugins(reader.blob(node.id, node.place))
 
-    def leaves(self, reader: BlobReader, root: Root, *, below: bytes = b"") -> Iterator[Node | Segment]:
-        """Yield the segments of a tree as nodes, in order; a lost list as a Segment that says so."""
+    def leaves(
+        self, reader: BlobReader, root: Root, *, below: bytes = b"", passed: Callable[[str], object] | None = None
+    ) -> Iterator[Node | Segment]:
+        """Yield the segments of a tree as nodes, in order; a lost list as a Segment that says so.
+
+        `passed` is told the id of each list on the way.
+        """
         if not 0 <= root.level < LEVELS:
             raise FormatError(f"a manifest of {root.level} levels is over the limit")
         children = [
@@ -287,15 +302,22 @@ class Repository:
             )
             for child in root.children
         ]
-        yield from self._descend(reader, children, root.level, below)
+        yield from self._descend(reader, children, root.level, below, passed)
 
     def _descend(
-        self, reader: BlobReader, children: Sequence[Node], level: int, below: bytes
+        self,
+        reader: BlobReader,
+        children: Sequence[Node],
+        level: int,
+        below: bytes,
+        passed: Callable[[str], object] | None,
     ) -> Iterator[Node | Segment]:
         for node in _overlapping(children, below) if below else children:
             if level == 0:
                 yield node
                 continue
+            if passed is not None:
+                passed(node.id)
             try:
                 data, found = reader.node(node.id, node.place)
                 lines = nodes.decode_children(data)
@@ -306,7 +328,7 @@ class Repository:
                 Node(first, node_id, found[number] if number < len(found) else None)
                 for number, (first, node_id) in enumerate(lines)
             ]
-            yield from self._descend(reader, inner, level - 1, below)
+            yield from self._descend(reader, inner, level - 1, below, passed)
 
 
 _COPY = "copy the intact one of drkit.json and drkit-copy.json over the other, in {}"

@@ -1,4 +1,4 @@
-"""Walking a source in the manifest's order: depth first, names sorted by their bytes, a directory before its content."""
+"""Walking a source in manifest order: depth first, names sorted by bytes, a directory before its content."""
 
 from __future__ import annotations
 

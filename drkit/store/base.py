@@ -39,6 +39,19 @@ class Store(Protocol):
         """How a user names this store; never holds credentials."""
         ...
 
+    @property
+    def directory(self) -> bytes | None:
+        """Where the store lies in this machine's file system, absolute; None if it does not."""
+        ...
+
+    def prepare(self) -> None:
+        """Make what the first put needs, durably: folders, a table. May be called again."""
+        ...
+
+    def clean_leftovers(self) -> int:
+        """Remove what killed writers left behind, never what a living one uses; return how many there were."""
+        ...
+
     def put(self, name: str, data: bytes | bytearray | memoryview, *, overwrite: bool = False) -> None:
         """Store `data` under `name`, durably. ObjectExists if it is there and `overwrite` is false."""
         ...

@@ -49,6 +49,11 @@ class LocalStore:
         """The absolute path; bytes that are not UTF-8 are surrogate escapes."""
         return os.fsdecode(self._root)
 
+    @property
+    def directory(self) -> bytes:
+        """The absolute path."""
+        return self._root
+
     def prepare(self) -> None:
         """Make the root and all folders of a repository, durably; what is there already stays as it is.
 

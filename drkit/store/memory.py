@@ -25,6 +25,11 @@ class MemoryStore:
         """`memory:`, or whatever name was given."""
         return f"{self._name}:"
 
+    @property
+    def directory(self) -> None:
+        """Nowhere in the file system."""
+        return
+
     def prepare(self) -> None:
         """Nothing has to be made before the first put."""
 

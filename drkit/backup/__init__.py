@@ -1,0 +1,6 @@
+"""Backup: from a source to a snapshot."""
+
+from drkit.backup.backup import backup
+from drkit.backup.report import BackupOptions, BackupReport
+
+__all__ = ["BackupOptions", "BackupReport", "backup"]

@@ -1,0 +1,161 @@
+"""From a path that the walk saw to a manifest entry: content is read, hashed, and handed to the packer if it is new."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+from drkit.format import chunker
+from drkit.format.limits import INLINE_BLOBS, LIST_BLOBS
+from drkit.format.manifest import text_or_b64
+from drkit.format.settings import ChunkerSettings
+from drkit.model import Entry, Kind
+from drkit.repo.packer import Packer
+from drkit.repo.treewriter import NodeQueue
+from drkit.source.read import open_file, read_small, read_xattrs, same
+from drkit.source.walk import Seen
+
+_ATTEMPTS = 3
+
+
+class EntryReader:
+    """Makes entries. `warn` is told of what vanished, could not be read, or changed while it was read."""
+
+    def __init__(
+        self,
+        source: bytes,
+        packer: Packer,
+        queue: NodeQueue,
+        settings: ChunkerSettings,
+        warn: Callable[[bytes, str], None],
+    ) -> None:
+        self._prefix = source.rstrip(b"/") + b"/"
+        self._packer = packer
+        self._queue = queue
+        self._settings = settings
+        self._warn = warn
+        self._links: dict[tuple[int, int], int] = {}
+        self.data: bytes | None = None
+        """Content of the file that was read last, if it was a small one."""
+        self.stat: os.stat_result | None = None
+        """The stat that belongs to the entry made last."""
+
+    def link_number(self, status: os.stat_result, path: bytes) -> int:
+        """Return the hard-link group of a file with several names, numbered by the first that the walk meets."""
+        key = (status.st_dev, status.st_ino)
+        number = self._links.get(key)
+        if number is None:
+            number = int.from_bytes(hashlib.sha256(path).digest()[:6], "big") or 1
+            self._links[key] = number
+        return number
+
+    def recall_link(self, status: os.stat_result, number: int) -> bool:
+        """Note the group of a file that is taken over unread; False if this walk numbered the group otherwise."""
+        return self._links.setdefault((status.st_dev, status.st_ino), number) == number
+
+    def entry(self, seen: Seen) -> Entry | None:
+        """Return the entry of a path as it is now; None, with a warning, if it cannot be read."""
+        self.data = None
+        self.stat = seen.stat
+        try:
+            return self._file(seen) if seen.kind == "f" else self._other(seen)
+        except FileNotFoundError:
+            self._warn(seen.path, "vanished while the backup ran")
+        except OSError as error:
+            self._warn(seen.path, error.strerror or str(error))
+        return None
+
+    def _other(self, seen: Seen) -> Entry:
+        full = self._prefix + seen.path
+        status = seen.stat
+        text, b64 = text_or_b64(seen.path)
+        target = target_b64 = ""
+        if seen.kind == "l":
+            target, target_b64 = text_or_b64(os.readlink(full))
+        return Entry(
+            text,
+            b64,
+            seen.kind,
+            0 if seen.kind == "l" else status.st_mode & 0o7777,
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            target=target,
+            target_b64=target_b64,
+            xattrs=read_xattrs(full) if seen.kind == "d" else None,
+            link=self.link_number(status, seen.path) if status.st_nlink > 1 and seen.kind != "d" else 0,
+            rdev=status.st_rdev if seen.kind in "cb" else 0,
+        )
+
+    def _file(self, seen: Seen) -> Entry:
+        full = self._prefix + seen.path
+        if seen.stat.st_size < self._settings.threshold:
+            still = read_small(full, self._settings.threshold)
+            if still is not None:
+                if still.changed:
+                    self._warn(seen.path, "changed while it was read")
+                self.data, self.stat = still.data, still.stat
+                digest = hashlib.sha256(still.data)
+                blob_id = digest.digest()
+                if still.data and not self._packer.has(blob_id):
+                    self._packer.add(blob_id, still.data)
+                return self._entry(seen.path, still.stat, len(still.data), digest.hexdigest(), (), still.xattrs)
+        return self._large(seen.path, full)
+
+    def _large(self, path: bytes, full: bytes) -> Entry:
+        """Read a file in chunks, again if it changed meanwhile; chunks of a discarded reading are stored in vain."""
+        for attempt in range(_ATTEMPTS):
+            fd, before = open_file(full)
+            with open(fd, "rb", buffering=0) as file:
+                digest = hashlib.sha256()
+                size = 0
+                blobs = []
+                for chunk in chunker.cut(file, self._settings):
+                    digest.update(chunk)
+                    blob_id = hashlib.sha256(chunk).digest()
+                    if not self._packer.has(blob_id):
+                        self._packer.add_chunk(blob_id, chunk)
+                    blobs.append(blob_id)
+                    size += len(chunk)
+                xattrs = read_xattrs(file.fileno())
+                after = os.fstat(file.fileno())
+            still = size == before.st_size and same(before, after)
+            if still or attempt == _ATTEMPTS - 1:
+                break
+        if not still:
+            self._warn(path, "changed while it was read")
+        self.stat = after
+        return self._entry(path, after, size, digest.hexdigest(), tuple(blobs), xattrs)
+
+    def _entry(
+        self,
+        path: bytes,
+        status: os.stat_result,
+        size: int,
+        sha256: str,
+        blobs: tuple[bytes, ...],
+        xattrs: dict[str, str] | None,
+    ) -> Entry:
+        text, b64 = text_or_b64(path)
+        lists: tuple[str, ...] = ()
+        if len(blobs) > INLINE_BLOBS:
+            parts = [blobs[at : at + LIST_BLOBS] for at in range(0, len(blobs), LIST_BLOBS)]
+            lists = tuple(
+                self._queue.put(Kind.LIST, b"".join(part), tuple(dict.fromkeys(part))).hex() for part in parts
+            )
+        return Entry(
+            text,
+            b64,
+            "f",
+            status.st_mode & 0o7777,
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            size,
+            sha256,
+            tuple(blob.hex() for blob in blobs) if len(blobs) > 1 and not lists else (),
+            lists,
+            xattrs=xattrs,
+            link=self.link_number(status, path) if status.st_nlink > 1 else 0,
+        )

@@ -1,0 +1,230 @@
+"""The main loop of a backup: the walk, beside what the previous backup saw, into the recorder.
+
+The previous backup is a list of segments in the same order as the walk, so both are followed with one finger each.
+As long as every entry of a segment is found unchanged nothing is done for it; at its end it is taken over whole.
+The first difference in a segment turns what was matched so far into single entries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from drkit.backup.files import EntryReader
+from drkit.backup.plugins import PluginTracker
+from drkit.backup.previous import Cursor
+from drkit.backup.recorder import Recorder
+from drkit.backup.statcache import NEVER, Previous, Stat
+from drkit.format import treehash
+from drkit.model import Entry, PluginRow, sort_key
+from drkit.progress import Progress
+from drkit.repo.packer import Packer
+from drkit.source.walk import Seen, Walker
+
+_TICK = 512
+
+
+class Scan:
+    """One pass over the source. The counts are of the entries recorded."""
+
+    def __init__(
+        self,
+        source: bytes,
+        previous: Previous,
+        *,
+        reader: EntryReader,
+        recorder: Recorder,
+        packer: Packer,
+        horizon_ns: int,
+        progress: Progress,
+        tick: Callable[[], None],
+    ) -> None:
+        self.files = self.dirs = self.others = 0
+        self.bytes = self.unchanged = 0
+        self.rows: list[PluginRow] = []
+        self._plugins = PluginTracker(source)
+        self._known = previous.plugins
+        self._cursor = Cursor(previous.segments)
+        self._reader = reader
+        self._recorder = recorder
+        self._packer = packer
+        self._horizon = horizon_ns
+        self._progress = progress
+        self._tick = tick
+        self._whole = False
+        self._usable = False
+        self._new_stats: list[Stat] | None = None
+        self._enter_segment()
+
+    def run(self, walker: Walker) -> None:
+        """Record everything that the walker sees."""
+        plugins, cursor = self._plugins, self._cursor
+        if walker.root_is_plugin():
+            plugins.opens(b"", self._known.get(b""))
+        since = bytes_since = files_since = 0
+        for seen in walker.walk():
+            if seen.closes:
+                self._skip_below(seen.path)
+                self.rows.append(plugins.closes())
+                continue
+            path = seen.path
+            segment = cursor.segment
+            if segment is not None and segment.paths[cursor.at] != path:
+                self._skip_to(path)
+                segment = cursor.segment
+            if seen.plugin:
+                plugins.opens(path, self._known.get(path))
+            if segment is None or segment.paths[cursor.at] != path:
+                self._changed(seen, None)
+            else:
+                status = seen.stat
+                old = segment.stats[cursor.at]
+                if (
+                    self._usable
+                    and old[2] == status.st_ctime_ns
+                    and old[1] == status.st_mtime_ns
+                    and old[0] == status.st_size
+                    and old[3] == status.st_ino
+                    and (status.st_nlink == 1 or seen.kind == "d" or self._same_link(seen))
+                ):
+                    self._count(seen.kind, status.st_size)
+                    if seen.kind == "f":
+                        self.unchanged += 1
+                    self._take_over(path, None)
+                else:
+                    self._look_again(seen)
+            since += 1
+            if since >= _TICK:
+                self._progress.advance(self.files - files_since, self.bytes - bytes_since)
+                files_since, bytes_since, since = self.files, self.bytes, 0
+                self._tick()
+        self._skip_below(b"")
+        if plugins:
+            self.rows.append(plugins.closes())
+        self._break()
+        self._recorder.finish()
+        self._progress.advance(self.files - files_since, self.bytes - bytes_since)
+        self.rows.sort(key=lambda row: sort_key(row.raw_path))
+
+    def _look_again(self, seen: Seen) -> None:
+        """Read a path that the previous backup had, but with another stat or one that proves nothing."""
+        segment, at = self._cursor.segment, self._cursor.at
+        assert segment is not None
+        known = segment.entry(at)
+        entry = self._changed(seen, known)
+        if entry is None:
+            self._cursor.step()
+            self._enter_segment()
+        elif entry == known:
+            if entry.type == "f":
+                self.unchanged += 1
+            self._take_over(seen.path, self._trustable(entry))
+        else:
+            self._cursor.step()
+            self._enter_segment()
+
+    def _changed(self, seen: Seen, known: Entry | None) -> Entry | None:
+        """Make the path's entry anew, and record it unless it equals `known`. None if it cannot be read."""
+        if seen.kind == "s":
+            return None
+        entry = self._reader.entry(seen)
+        if entry is None:
+            self._plugins.changed()
+            self._break()
+            return None
+        self._count(entry.type, entry.size)
+        if entry == known:
+            return entry
+        tail = treehash.entry_tail(entry)
+        plugins = self._plugins
+        if plugins:
+            plugins.changed()
+            plugins.items.append((seen.path, tail, entry.size))
+            if self._reader.data is not None:
+                plugins.saw_file(seen.path, self._reader.data)
+        self._break()
+        self._recorder.add(entry, seen.path, tail, self._trustable(entry))
+        return entry
+
+    def _take_over(self, path: bytes, stat: Stat | None) -> None:
+        """Record the entry under the cursor as it is, with a new stat if one is given, and step on."""
+        cursor = self._cursor
+        segment, at = cursor.segment, cursor.at
+        assert segment is not None
+        if self._plugins:
+            self._plugins.items.append((segment, at))
+        if self._whole:
+            if stat is not None:
+                if self._new_stats is None:
+                    self._new_stats = list(segment.stats)
+                self._new_stats[at] = stat
+        else:
+            self._recorder.add(segment.entry(at), path, segment.row(at)[1], stat or segment.stats[at])
+        cursor.at = at + 1
+        if cursor.at == len(segment.paths):
+            if self._whole:
+                self._recorder.reuse(segment, self._new_stats)
+                self._whole = False
+            cursor.next_segment()
+            self._enter_segment()
+
+    def _enter_segment(self) -> None:
+        """Decide, at the start of a segment of the previous backup, whether it may be taken over whole."""
+        cursor = self._cursor
+        if cursor.at == 0 and (segment := cursor.segment) is not None:
+            self._whole = self._recorder.at_start and not segment.final
+            self._usable = self._packer.index.has_all(segment.keys)
+            self._new_stats = None
+
+    def _break(self) -> None:
+        """Record singly what was matched of a segment that cannot be taken over whole after all."""
+        if not self._whole:
+            return
+        self._whole = False
+        segment = self._cursor.segment
+        assert segment is not None
+        stats = self._new_stats or segment.stats
+        for number in range(self._cursor.at):
+            self._recorder.add(segment.entry(number), segment.paths[number], segment.row(number)[1], stats[number])
+
+    def _skip_to(self, path: bytes) -> None:
+        """Pass over what the previous backup had before `path`: it was removed."""
+        key = sort_key(path)
+        while (here := self._cursor.path()) is not None and sort_key(here) < key:
+            self._removed()
+
+    def _skip_below(self, directory: bytes) -> None:
+        """Pass over what the previous backup had below a directory that ends here."""
+        prefix = directory + b"/" if directory else b""
+        while (here := self._cursor.path()) is not None and here.startswith(prefix):
+            self._removed()
+
+    def _removed(self) -> None:
+        self._break()
+        self._plugins.changed()
+        self._cursor.step()
+        self._enter_segment()
+
+    def _same_link(self, seen: Seen) -> bool:
+        segment = self._cursor.segment
+        assert segment is not None
+        return self._reader.recall_link(seen.stat, segment.entry(self._cursor.at).link)
+
+    def _trustable(self, entry: Entry) -> Stat:
+        """Return the stat for the next backup, or NEVER if a later write could leave the same stat behind."""
+        status = self._reader.stat
+        assert isinstance(status, os.stat_result)
+        if max(status.st_mtime_ns, status.st_ctime_ns) >= self._horizon or (
+            entry.type == "f" and entry.size != status.st_size
+        ):
+            return NEVER
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+    def _count(self, kind: str, size: int) -> None:
+        if kind == "f":
+            self.files += 1
+            self.bytes += size
+        elif kind == "d":
+            self.dirs += 1
+        else:
+            self.others += 1

@@ -1,0 +1,280 @@
+"""The stat cache: what the last backup of a source saw, so that unchanged files need not be read again.
+
+Disposable and local. It holds, segment by segment in manifest order, what `stat` said of each entry, the segment's
+id and lines; and the plugin table. A cache that does not decode, or has no end, is as good as none: the source is
+read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import struct
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import msgspec
+import zstandard
+from msgspec import Struct
+
+from drkit.format import manifest, treehash
+from drkit.model import Entry, PluginRow
+
+_MAGIC = b"drkit stat cache 1\n"
+_SIZES = struct.Struct("<II")
+_FOOTER = struct.Struct("<QI8s")
+_END = b"drkitend"
+_STAT = struct.Struct("<qqqQ")
+_BLOCK_SEGMENTS = 64
+_DAMAGED = (OSError, zstandard.ZstdError, msgspec.MsgspecError, struct.error, ValueError)
+
+Stat = tuple[int, int, int, int]
+"""size, mtime_ns, ctime_ns, inode"""
+NEVER: Stat = (-1, 0, 0, 0)
+"""Equals no file's stat: the file is read again."""
+
+
+class _Head(Struct, array_like=True):
+    """One segment without its lines."""
+
+    id: bytes
+    final: bool
+    paths: bytes
+    stats: bytes
+    rows: bytes
+    keys: bytes
+    lines: int
+
+
+class _Block:
+    """Some segments as they stand in the file: heads in one zstd frame, lines in another, decoded when asked for."""
+
+    def __init__(self, head: bytes, lines: bytes) -> None:
+        self.packed = (head, lines)
+        self.segments: list[Cached] = []
+        self.lengths: list[int] = []
+        self._parts: list[bytes] = []
+
+    def lines_of(self, number: int) -> bytes:
+        if not self._parts:
+            plain = zstandard.ZstdDecompressor().decompress(self.packed[1])
+            at = 0
+            for length in self.lengths:
+                self._parts.append(plain[at : at + length])
+                at += length
+        return self._parts[number]
+
+
+class Cached:
+    """One segment of a manifest, with what `stat` said of its entries.
+
+    `paths` and `stats` run in step; `rows` are the tree hash's rows in one piece; `keys` are the first 16 bytes of
+    the ids of all its blobs and blob lists; `final` says that the manifest ended here, so that the cut is not one
+    that its path asks for.
+    """
+
+    __slots__ = ("_entries", "_lines", "_rows", "block", "final", "id", "keys", "number", "paths", "rows", "stats")
+
+    def __init__(
+        self,
+        node_id: bytes,
+        paths: list[bytes],
+        stats: list[Stat],
+        rows: bytes,
+        keys: list[bytes],
+        *,
+        final: bool,
+        lines: bytes | None = None,
+        block: _Block | None = None,
+        number: int = 0,
+    ) -> None:
+        self.id = node_id
+        self.paths = paths
+        self.stats = stats
+        self.rows = rows
+        self.keys = keys
+        self.final = final
+        self.block = block
+        self.number = number
+        self._lines = lines
+        self._entries: list[Entry] | None = None
+        self._rows: list[tuple[bytes, bytes]] | None = None
+
+    @property
+    def lines(self) -> bytes:
+        """The segment's bytes."""
+        if self._lines is None:
+            self._lines = self.block.lines_of(self.number) if self.block else b""
+        return self._lines
+
+    def entry(self, number: int) -> Entry:
+        """Return one of its entries."""
+        if self._entries is None:
+            self._entries = manifest.decode_entries(self.lines)
+        return self._entries[number]
+
+    def row(self, number: int) -> tuple[bytes, bytes]:
+        """Return (path, tail) of one row of the tree hash."""
+        if self._rows is None:
+            self._rows = treehash.split_rows(self.rows)
+        return self._rows[number]
+
+
+class Previous(Struct):
+    """What the backup before saw: segments in order, and the plugin table by path."""
+
+    segments: Iterator[Cached]
+    plugins: dict[bytes, PluginRow]
+
+
+def cache_path(directory: bytes, repository_id: str, source: bytes) -> bytes:
+    """Return where the cache of a source lies."""
+    name = hashlib.sha256(source).hexdigest()[:32]
+    return os.path.join(directory, repository_id.encode(), b"stat-" + name.encode())
+
+
+def read_cache(path: bytes) -> Previous | None:
+    """Return what a cache holds, read as it is asked for; None if there is no whole cache."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                return None
+            end = file.seek(-_FOOTER.size, os.SEEK_END)
+            offset, length, mark = _FOOTER.unpack(file.read(_FOOTER.size))
+            if mark != _END or offset + length != end:
+                return None
+            file.seek(offset)
+            rows = msgspec.msgpack.decode(
+                zstandard.ZstdDecompressor().decompress(file.read(length)), type=list[PluginRow]
+            )
+    except _DAMAGED:
+        return None
+    return Previous(_read_segments(path, offset), {row.raw_path: row for row in rows})
+
+
+def _read_segments(path: bytes, end: int) -> Iterator[Cached]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(len(_MAGIC))
+            while file.tell() < end:
+                yield from _read_block(file).segments
+    except _DAMAGED:
+        return  # what is missing here is read from the source
+
+
+_heads = msgspec.msgpack.Decoder(list[_Head])
+
+
+def _read_block(file: BinaryIO) -> _Block:
+    head_size, lines_size = _SIZES.unpack(file.read(_SIZES.size))
+    block = _Block(file.read(head_size), file.read(lines_size))
+    for number, head in enumerate(_heads.decode(zstandard.ZstdDecompressor().decompress(block.packed[0]))):
+        keys = [head.keys[at : at + 16] for at in range(0, len(head.keys), 16)]
+        paths = head.paths.split(b"\0")
+        stats: list[Stat] = list(_STAT.iter_unpack(head.stats))
+        if len(paths) != len(stats):
+            raise ValueError("columns differ in length")
+        block.segments.append(
+            Cached(head.id, paths, stats, head.rows, keys, final=head.final, block=block, number=number)
+        )
+        block.lengths.append(head.lines)
+    return block
+
+
+class CacheWriter:
+    """Writes the next cache beside the old one; `commit` puts it in its place. A context manager."""
+
+    def __init__(self, path: bytes | None, executor: Executor) -> None:
+        self._path = path
+        self._temporary = (path or b"") + b".tmp-" + secrets.token_hex(8).encode()
+        self._executor = executor
+        self._pending: list[Cached] = []
+        self._as_read = True
+        self._blocks: list[Future[tuple[bytes, bytes]] | tuple[bytes, bytes]] = []
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)
+
+    def add(self, segment: Cached, stats: list[Stat] | None = None) -> None:
+        """Append a segment; `stats` replace its own where they are no longer what it says."""
+        if self._path is None:
+            return
+        block = segment.block
+        if block is not None and segment.number == 0:
+            self._flush()  # so that a block of the old cache that comes back whole is copied as it is
+        if stats is not None:
+            segment.stats = stats
+            self._as_read = False
+        self._pending.append(segment)
+        if block is not None and segment is block.segments[-1] and self._as_read and self._pending == block.segments:
+            self._pending = []
+            self._blocks.append(block.packed)
+            self._write(leave=4)
+        elif len(self._pending) >= _BLOCK_SEGMENTS:
+            self._flush()
+
+    def commit(self, plugins: list[PluginRow]) -> None:
+        """Finish the file and put it in the old one's place. Not synced: a torn cache does not decode."""
+        if self._path is None:
+            return
+        self._flush()
+        self._write(leave=0)
+        file = self._open()
+        offset = file.tell()
+        packed = _pack(msgspec.msgpack.encode(plugins))
+        file.write(packed + _FOOTER.pack(offset, len(packed), _END))
+        file.close()
+        os.replace(self._temporary, self._path)
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._blocks.append(self._executor.submit(_pack_block, self._pending))
+            self._pending, self._as_read = [], True
+            self._write(leave=4)
+
+    def _write(self, leave: int) -> None:
+        while len(self._blocks) > leave:
+            block = self._blocks.pop(0)
+            head, lines = block.result() if isinstance(block, Future) else block
+            self._open().write(_SIZES.pack(len(head), len(lines)) + head + lines)
+
+    def _open(self) -> BinaryIO:
+        if self._file is None:
+            os.makedirs(os.path.dirname(self._temporary), mode=0o700, exist_ok=True)
+            self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by commit or __exit__
+            self._file.write(_MAGIC)
+        return self._file
+
+
+def _pack_block(segments: list[Cached]) -> tuple[bytes, bytes]:
+    heads = [
+        _Head(
+            segment.id,
+            segment.final,
+            b"\0".join(segment.paths),
+            b"".join(_STAT.pack(*stat) for stat in segment.stats),
+            segment.rows,
+            b"".join(segment.keys),
+            len(segment.lines),
+        )
+        for segment in segments
+    ]
+    return _pack(msgspec.msgpack.encode(heads)), _pack(b"".join(segment.lines for segment in segments))
+
+
+def _pack(plain: bytes) -> bytes:
+    # The checksum stands in for a sync: a block torn by a crash does not decode.
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(plain)

@@ -1,0 +1,90 @@
+"""A backup's lock object: it tells a prune which packs are too young to condemn (docs/format.md, section 9)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from drkit.errors import FormatError, ObjectNotFound
+from drkit.model import PackId
+from drkit.store.base import Store
+
+REWRITE_AFTER = timedelta(minutes=5)
+
+
+class BackupLock:
+    """Held from before the first read of the repository until after the snapshot. A context manager."""
+
+    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+        self.name = f"locks/backup-{secrets.token_hex(8)}"
+        self._store = store
+        self._now = now
+        self._written = now()
+        self._started = self._written
+
+    def __enter__(self) -> Self:
+        self._write()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._store.delete(self.name)
+        except ObjectNotFound:
+            return  # taken away as stale: `held` has told the backup, if it came that far
+
+    def refresh(self) -> None:
+        """Rewrite the lock if it is due."""
+        if self._now() - self._written >= REWRITE_AFTER:
+            self._write()
+
+    def held(self) -> bool:
+        """Whether the lock is still there."""
+        try:
+            self._store.stat(self.name)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def _write(self) -> None:
+        self._written = self._now()
+        content = {
+            "kind": "backup",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": self._started.astimezone(UTC).isoformat(),
+        }
+        self._store.put(self.name, msgspec.json.encode(content), overwrite=True)
+
+
+class _PruneRecord(msgspec.Struct):
+    packs: tuple[str, ...]
+
+
+def condemned_packs(store: Store) -> dict[str, frozenset[PackId]]:
+    """Return the packs that each prune record condemns, by the record's name.
+
+    FormatError if a record cannot be read: what it condemns is unknown, so nothing may be taken as present.
+    """
+    records: dict[str, frozenset[PackId]] = {}
+    for info in store.list("prunes/"):
+        try:
+            data = store.get(info.name)
+            record = msgspec.json.decode(data, type=_PruneRecord)
+            records[info.name] = frozenset(PackId(bytes.fromhex(digits)) for digits in record.packs)
+        except ObjectNotFound:
+            continue
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise FormatError(
+                f"the prune record {info.name} is damaged: {error}",
+                hint="if no prune is running, move it out of the repository and run the command again",
+            ) from error
+    return records
