@@ -55,10 +55,10 @@ print("\n".join(requirements("dev")))
 PYTHON
 }
 
-# Make .venv with drkit (editable) and the tools of the checks. One that was finished for the same pyproject.toml, in
-# the same place, is used as it is; anything else, also one that was interrupted half-way, is made anew.
+# Make $VENV, with what the function $1 installs. One that was finished for the same pyproject.toml in the same place is
+# used as it is; anything else, also one whose making was interrupted, is made anew.
 ensure_venv() {
-    local stamp=$VENV/.finished wanted python
+    local install=$1 stamp=$VENV/.finished wanted python
     clean_environment
     if command -v flock >/dev/null; then
         exec 9<"$ROOT"
@@ -67,13 +67,18 @@ ensure_venv() {
     wanted=$(printf '%s\n' "$ROOT" "${PYTHON:-}" && cat -- "$ROOT/pyproject.toml")
     if [[ $(cat -- "$stamp" 2>/dev/null) != "$wanted" ]] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
         python=$(find_python)
-        say "making .venv with $("$python" --version) ($python)"
+        say "making ${VENV##*/} with $("$python" --version) ($python)"
         rm -rf -- "$VENV"
         "$python" -m venv -- "$VENV"
-        say "installing drkit and the tools of the checks into it (a minute, only when pyproject.toml has changed)"
-        dev_requirements >"$VENV/dev-requirements.txt"
-        (cd -- "$ROOT" && "$VENV/bin/python" -m pip install --quiet -e '.[all]' -r "$VENV/dev-requirements.txt")
+        say "installing into it (up to a minute, only when pyproject.toml has changed)"
+        (cd -- "$ROOT" && "$install")
         printf '%s\n' "$wanted" >"$stamp"
     fi
     exec 9<&-
+}
+
+# For ensure_venv: drkit as it stands in the checkout, and the tools of the checks.
+install_for_tests() {
+    dev_requirements >"$VENV/dev-requirements.txt"
+    "$VENV/bin/python" -m pip install --quiet -e '.[all]' -r "$VENV/dev-requirements.txt"
 }

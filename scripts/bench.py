@@ -1,0 +1,373 @@
+"""Measure drkit beside restic, borg and tar: whole processes on the same trees, in alternating runs, warm caches.
+
+Run it through `scripts/bench`, which installs drkit as users have it. Every timing starts after a `sync`; a median of
+several runs is reported, and with --json every single one. drkit's restores are staged, synced and read back before
+they are swapped in; those of restic and borg are not synced, `tar x` is followed by `sync`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import stat
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from bench_measure import Command, CommandError, Run, measure
+from bench_report import MB, Result, floor_rows, floors_markdown, machine, markdown
+from bench_tools import Drkit, Tool, peers, remove
+
+SCRIPTS = os.path.dirname(os.path.abspath(__file__))
+SCENARIOS = {
+    "corpus": "small files ({corpus}), first backup",
+    "many": "many small files ({many}), first backup",
+    "many-level3": "",
+    "unchanged": "… backed up again, nothing changed",
+    "verify": "… all data verified",
+    "restore": "… restored to disk",
+    "restore-tmpfs": "… restored to memory (tmpfs)",
+    "plugin": "… one plugin restored",
+    "large": "3 large files ({large}), first backup",
+}
+SETTLE = 4  # seconds between making a tree and backing it up: a file that is too young is always read again
+
+
+class BenchError(Exception):
+    """The bench cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How big the trees are: plugins of the corpus, copies of it in `many`, bytes of each large file."""
+
+    plugins: int = 235
+    many_files: int = 104_000
+    large: int = 333_000_000
+
+
+@dataclass
+class Bench:
+    """The contestants, the trees that were made so far, and the results."""
+
+    work: str
+    drkit: str
+    tools: list[Tool]
+    scale: Scale
+    runs: int
+    corpus_given: str | None = None
+    results: list[Result] = field(default_factory=list)
+    shapes: dict[str, str] = field(default_factory=dict)
+
+    def result(self, scenario: str, tool: Tool) -> Result:
+        """Return the result of this tool in this scenario, a new one if there is none."""
+        for result in self.results:
+            if (result.scenario, result.tool) == (scenario, tool.name):
+                return result
+        self.results.append(Result(scenario, tool.name))
+        return self.results[-1]
+
+    def alternate(self, scenario: str, tools: list[Tool], once: Callable[[Tool], Run | None]) -> None:
+        """Call `once` for each tool in turn, again and again; each round begins with the next tool."""
+        for number in range(self.runs):
+            turn = number % len(tools)
+            for tool in tools[turn:] + tools[:turn]:
+                run = once(tool)
+                if run:
+                    self.result(scenario, tool).runs.append(run)
+                    memory = max(run.peak_sum, run.peak_process) / MB
+                    note(f"{scenario:<14} {tool.name:<14} {run.seconds:8.2f} s  {memory:6.0f} MB")
+
+    def tree(self, kind: str) -> str:
+        """Return the directory of a tree, made at its first use."""
+        if kind == "corpus" and self.corpus_given:
+            path = os.path.abspath(self.corpus_given)
+        else:
+            path = os.path.join(self.work, f"tree-{kind}")
+        if kind not in self.shapes:
+            if not os.path.exists(path):
+                note(f"making the tree `{kind}`")
+                {"corpus": self._make_corpus, "many": self._make_many, "large": self._make_large}[kind](path)
+                time.sleep(SETTLE)
+            files, size = _count(path)
+            self.shapes[kind] = f"{files:,}, {size / MB:,.1f} MB" if kind != "large" else f"{size / MB:,.0f} MB"
+        return path
+
+    def _marketplace(self, *arguments: str) -> None:
+        # In a process of its own: what this one has held would be counted as memory of the measured commands.
+        script = os.path.join(SCRIPTS, "marketplace.py")
+        subprocess.run([sys.executable, script, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=3_600)
+
+    def _make_corpus(self, path: str) -> None:
+        self._marketplace(path, "--plugins", str(self.scale.plugins), "--large", "0")
+
+    def _make_many(self, path: str) -> None:
+        corpus = self.tree("corpus")
+        copies = -(-self.scale.many_files // _count(corpus)[0])
+        self._marketplace(path, "--multiply", corpus, "--copies", str(copies))
+
+    def _make_large(self, path: str) -> None:
+        """Write one file of noise and text, the same shifted by some bytes, and one of noise alone."""
+        os.mkdir(path)
+        block = self.scale.large // 20
+        with (
+            open(os.path.join(path, "first.bin"), "wb") as first,
+            open(os.path.join(path, "shifted.bin"), "wb") as shifted,
+            open(os.path.join(path, "noise.bin"), "wb") as noise,
+        ):
+            shifted.write(b"these bytes move all that follows")
+            for number in range(20):
+                data = hashlib.shake_256(b"first %d" % number).digest(block)
+                if number % 2:
+                    data = data.hex().encode()[:block]
+                first.write(data)
+                shifted.write(data)
+                noise.write(hashlib.shake_256(b"noise %d" % number).digest(block))
+
+    def holding(self, tool: Tool, source: str) -> None:
+        """See to it that the tool's repository holds this tree; not measured."""
+        if tool.holds != source:
+            tool.fresh()
+            measure(tool.backup(source))
+            tool.holds = source
+
+    def target(self, parent: str) -> str:
+        """Return a new empty directory for a restore; the one before it is removed."""
+        path = os.path.join(parent, "target")
+        remove(path)
+        os.mkdir(path)
+        return path
+
+
+def first_backup(bench: Bench, scenario: str, tools: list[Tool]) -> None:
+    """Back a tree up into an empty repository, with empty caches."""
+    source = bench.tree(scenario)
+
+    def once(tool: Tool) -> Run:
+        tool.fresh()
+        run = measure(tool.backup(source))
+        tool.holds = source
+        bench.result(scenario, tool).size = tool.size()
+        return run
+
+    bench.alternate(scenario, tools, once)
+
+
+def unchanged(bench: Bench) -> None:
+    """Back up the same tree again."""
+    source = bench.tree("many")
+
+    def once(tool: Tool) -> Run | None:
+        bench.holding(tool, source)
+        command, before = tool.unchanged(source), tool.size()
+        if command is None:
+            return None
+        run = measure(command)
+        bench.result("unchanged", tool).added.append(tool.size() - before)
+        return run
+
+    bench.alternate("unchanged", bench.tools, once)
+
+
+def verify(bench: Bench) -> None:
+    """Read and check all data of the repository."""
+    source = bench.tree("many")
+
+    def once(tool: Tool) -> Run | None:
+        bench.holding(tool, source)
+        command = tool.verify()
+        return command and measure(command)
+
+    bench.alternate("verify", bench.tools, once)
+
+
+def restore(bench: Bench, scenario: str, parent: str) -> None:
+    """Restore everything; drkit's first restore is compared with the source path by path."""
+    source = bench.tree("many")
+    proved = False
+
+    def once(tool: Tool) -> Run:
+        nonlocal proved
+        bench.holding(tool, source)
+        target = bench.target(parent)
+        run = measure(tool.restore(target))
+        if isinstance(tool, Drkit) and not proved:
+            command = [sys.executable, os.path.join(SCRIPTS, "treediff.py"), source, target]
+            if subprocess.run(command, stdout=sys.stderr, check=False, timeout=3_600).returncode != 0:
+                raise BenchError(f"drkit did not restore what it backed up: {' '.join(command)}")
+            proved = True
+        return run
+
+    bench.alternate(scenario, bench.tools, once)
+    remove(os.path.join(parent, "target"))
+
+
+def restore_tmpfs(bench: Bench) -> None:
+    """Restore everything into memory, if there is room for it twice."""
+    files, size = _count(bench.tree("many"))
+    room = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+    if room < 2 * (size + 8_192 * files):
+        note(f"restore-tmpfs is left out: {room / MB:.0f} MB are free in /dev/shm")
+        return
+    with tempfile.TemporaryDirectory(prefix="drkit-bench-", dir="/dev/shm") as parent:
+        restore(bench, "restore-tmpfs", parent)
+
+
+def plugin(bench: Bench) -> None:
+    """Restore the biggest plugin of a copy in the middle."""
+    source = bench.tree("many")
+    copies = sorted(os.listdir(source))
+    chosen = _biggest_plugin(source, copies[len(copies) // 2])
+
+    def once(tool: Tool) -> Run | None:
+        bench.holding(tool, source)
+        target = bench.target(bench.work)
+        command: Command | None = tool.restore_plugin(source, chosen, target)
+        run = command and measure(command)
+        if run and not any(names for _, _, names in os.walk(target)):
+            raise BenchError(f"{tool.name} restored nothing of {chosen}")
+        return run
+
+    bench.alternate("plugin", bench.tools, once)
+
+
+def _biggest_plugin(source: str, below: str) -> str:
+    found = [
+        (_count(directory)[0], os.path.relpath(directory, source))
+        for directory, names, _ in os.walk(os.path.join(source, below))
+        if ".claude-plugin" in names and os.path.exists(os.path.join(directory, ".claude-plugin/plugin.json"))
+    ]
+    if not found:
+        raise BenchError("there is no plugin in the corpus: the scenario `plugin` needs one")
+    return max(found)[1]
+
+
+def _count(directory: str) -> tuple[int, int]:
+    """Return the number of regular files below a directory and the sum of their sizes."""
+    files = size = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            info = os.lstat(os.path.join(parent, name))
+            if stat.S_ISREG(info.st_mode):
+                files, size = files + 1, size + info.st_size
+    return files, size
+
+
+def run_scenarios(bench: Bench, wanted: list[str]) -> None:
+    """Run what is wanted, in an order in which one scenario's repositories serve the next."""
+    peers_of_drkit = bench.tools[1:]
+    if "corpus" in wanted:
+        first_backup(bench, "corpus", bench.tools)
+    if "many" in wanted or "many-level3" in wanted:
+        ours: list[Tool] = [bench.tools[0]] if "many" in wanted else []
+        if "many-level3" in wanted:
+            ours.append(Drkit(os.path.join(bench.work, "drkit-3"), bench.drkit, level=3))
+        first_backup(bench, "many", ours + peers_of_drkit)
+    for name, scenario in (("unchanged", unchanged), ("verify", verify)):
+        if name in wanted:
+            scenario(bench)
+    if "restore" in wanted:
+        restore(bench, "restore", bench.work)
+    if "restore-tmpfs" in wanted:
+        restore_tmpfs(bench)
+    if "plugin" in wanted:
+        plugin(bench)
+    if "large" in wanted:
+        first_backup(bench, "large", bench.tools)
+
+
+def check_compiled(drkit: str) -> None:
+    """BenchError unless drkit's modules are compiled: without, each start compiles them and every figure is wrong."""
+    python = os.path.join(os.path.dirname(drkit), "python")
+    script = (
+        "import drkit, glob, importlib.util, os, sys\n"
+        "sources = glob.glob(os.path.join(os.path.dirname(drkit.__file__), '**', '*.py'), recursive=True)\n"
+        "missing = [s for s in sources if not os.path.exists(importlib.util.cache_from_source(s))]\n"
+        "sys.exit(f'{len(missing)} modules are not compiled, for instance {missing[0]}' if missing else 0)"
+    )
+    found = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    if found.returncode:
+        raise BenchError(f"{drkit}: {found.stderr.strip()}; install it with 'pip install .' and run compileall")
+
+
+def note(text: str) -> None:
+    """Say what goes on, beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(bench: Bench, path: str | None, *, smoke: bool) -> None:
+    """Print the tables, and write every timing to a JSON file if one is named."""
+    titles = {
+        name: title.format_map({"corpus": "", "many": "", "large": ""} | bench.shapes)
+        for name, title in SCENARIOS.items()
+        if title
+    }
+    facts = machine(bench.work) | {"versions": [tool.version() for tool in bench.tools], "runs": bench.runs}
+    rows = floor_rows(bench.results)
+    print(f"Medians of {bench.runs} alternating runs of whole processes; warm caches, `sync` before each run.")
+    print(
+        f"{facts['processors']} processors ({facts['processor']}), {facts['file_system']}, {facts['system']}, "
+        f"Python {facts['python']}; {', '.join(tool.version() for tool in bench.tools)}."
+    )
+    print("Restores: drkit syncs and reads back what it wrote, restic and borg do not; tar is followed by `sync`.\n")
+    print(markdown(bench.results, titles) + "\n")
+    if rows:
+        print(floors_markdown(rows))
+    if smoke:
+        print("\nA smoke run: it shows that everything works; its figures mean nothing.")
+    if path:
+        results = [
+            asdict(result) | {"median_s": statistics.median(run.seconds for run in result.runs)}
+            for result in bench.results
+        ]
+        for result in results:
+            result["runs"] = [dict(zip(Run._fields, run, strict=True)) for run in result["runs"]]
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"machine": facts, "trees": bench.shapes, "results": results, "floors": rows}, file, indent=2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure drkit beside restic, borg and tar.")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="tiny trees, one run: does the bench itself work?")
+    parser.add_argument("--tools", default="restic,borg,tar", help="peers to run, if installed (default: %(default)s)")
+    parser.add_argument("--corpus", metavar="DIR", help="a tree of plugins to use in place of the made-up one")
+    parser.add_argument("--files", type=int, default=Scale.many_files, help="files of `many` (default: %(default)s)")
+    parser.add_argument("--work", metavar="DIR", help="where to work, on the disk to measure (default: below /var/tmp)")
+    parser.add_argument("--json", metavar="FILE", help="write every single timing there")
+    parser.add_argument("--drkit", default=os.path.join(os.path.dirname(sys.executable), "drkit"))
+    given = parser.parse_args(arguments)
+    unknown = set(given.scenarios) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
+    parent = given.work or os.environ.get("TMPDIR") or "/var/tmp"
+    work = tempfile.mkdtemp(prefix="drkit-bench-", dir=parent)
+    scale = Scale(plugins=12, many_files=250, large=3_000_000) if given.smoke else Scale(many_files=given.files)
+    try:
+        check_compiled(given.drkit)
+        tools = [Drkit(os.path.join(work, "drkit"), given.drkit), *peers(work, given.tools.split(","))]
+        bench = Bench(work, given.drkit, tools, scale, 1 if given.smoke else given.runs, given.corpus)
+        run_scenarios(bench, given.scenarios or list(SCENARIOS))
+        report(bench, given.json, smoke=given.smoke)
+    except (BenchError, CommandError, OSError, subprocess.SubprocessError) as error:
+        note(f"bench: {error}")
+        return 1
+    finally:
+        remove(work)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
