@@ -46,7 +46,7 @@ class Entry(Struct, frozen=True, omit_defaults=True, gc=False):
 
     path: str = ""
     path_b64: str = ""
-    type: str = "f"
+    type: str = ""
     mode: int = field(default=-1)
     uid: int = field(default=-1)
     gid: int = field(default=-1)
