@@ -160,8 +160,11 @@ def restore_everything(demo: Demo) -> str:
 def recover_without_drkit(demo: Demo) -> str:
     """Restore with the recover.py that lies in the repository, by a Python that has no drkit."""
     python, variables = _bare_python(demo)
-    attempt = "try:\n    import drkit\nexcept ModuleNotFoundError as e:\n    print(e)\nelse:\n    raise SystemExit(1)"
-    print(f"     {demo.run(*python, '-c', attempt, cwd=demo.work, variables=variables).strip()}")
+    found = "from importlib.util import find_spec; print('drkit is importable:', find_spec('drkit') is not None)"
+    answer = demo.run(*python, "-c", found, cwd=demo.work, variables=variables).strip()
+    print(f"     {answer}")
+    if answer != "drkit is importable: False":
+        raise DemoError("this Python has drkit: the recovery would prove nothing")
     target = os.path.join(demo.work, "recovered")
     demo.run(*python, "recover.py", "--target", target, cwd=demo.repository, variables=variables)
     return demo.judge(target)
