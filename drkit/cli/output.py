@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from drkit.errors import PartialError, UsageError
+
+if TYPE_CHECKING:
+    from drkit.model import Entry
 
 
 class Console:
@@ -115,6 +118,13 @@ def path_keys(raw: bytes) -> dict[str, str]:
 
     text, encoded = text_or_b64(raw)
     return {"path": path_text(raw), "path_b64": encoded} if encoded else {"path": text}
+
+
+def entry_keys(raw: bytes, entry: Entry) -> dict[str, Any]:
+    """Return the keys of an entry in JSON: those of the manifest, and always `path`, `type` and `size`."""
+    import msgspec
+
+    return {**path_keys(raw), "type": entry.type, "size": entry.size, **msgspec.to_builtins(entry)}
 
 
 def size(count: int) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import typer
 
-from drkit.cli.output import path_keys, size
+from drkit.cli.output import entry_keys, size
 from drkit.cli.params import LOST, SNAP_HELP
 from drkit.cli.session import Session
 from drkit.errors import IntegrityError
@@ -19,7 +18,7 @@ drkit find 'skills/*/README.md' --snapshot latest
 drkit find '*.db' --json | jq '.matches[] | {path, snapshots}'
 """
 KEYS = {
-    "matches": "{path, type, snapshots} and the other keys of the manifest; `snapshots` are ids, oldest first",
+    "matches": "{path, type, size, snapshots} and the other keys of the manifest; `snapshots` are ids, oldest first",
     "lost": LOST,
 }
 
@@ -51,13 +50,7 @@ def command(
     matches = find(repository, loaded, pattern, lost)
     session.console.result(
         {
-            "matches": [
-                {
-                    **msgspec.structs.asdict(msgspec.structs.replace(match.entry, **path_keys(match.path))),
-                    "snapshots": match.snapshots,
-                }
-                for match in matches
-            ],
+            "matches": [{**entry_keys(match.path, match.entry), "snapshots": match.snapshots} for match in matches],
             "lost": lost,
         }
     )
@@ -66,8 +59,8 @@ def command(
             ("FIRST", "LAST", "SNAPSHOTS", "MODIFIED (UTC)", "SIZE", "PATH"),
             [
                 (
-                    match.snapshots[0][:8],
-                    match.snapshots[-1][:8],
+                    match.snapshots[0][:12],
+                    match.snapshots[-1][:12],
                     f"{len(match.snapshots):,}",
                     modified(match.entry),
                     size(match.entry.size) if match.entry.type == "f" else match.entry.type,

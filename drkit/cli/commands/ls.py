@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-import msgspec
 import typer
 
-from drkit.cli.output import path_keys
+from drkit.cli.output import entry_keys
 from drkit.cli.params import LOST, Snap
 from drkit.cli.session import Session
 from drkit.model import show_path
@@ -20,7 +19,7 @@ drkit ls 3f9a --json | jq '.entries[] | select(.size > 1e6) | .path'
 """
 KEYS = {
     "snapshot": "its id",
-    "entries": "{path, type, mode, uid, gid, mtime_ns} and the other keys of the manifest (docs/format.md)",
+    "entries": "{path, type, size, mode, uid, gid, mtime_ns} and the other keys of the manifest (docs/format.md)",
     "lost": LOST,
 }
 
@@ -45,7 +44,7 @@ def command(
     lost: list[str] = []
     entries = ls.ls(repository, repository.load(ref), lost, os.fsencode(path))
     if console.json:
-        shown = [msgspec.structs.replace(entry, **path_keys(raw)) for raw, entry in entries]
+        shown = [entry_keys(raw, entry) for raw, entry in entries]
         console.result({"snapshot": ref.id, "entries": shown, "lost": lost})
     for raw, entry in entries:
         line = show_path(raw)
