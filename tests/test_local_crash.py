@@ -179,6 +179,7 @@ def test_leftovers_are_cleaned_everywhere_and_counted(store: LocalStore, root: P
 
 def test_leftover_with_two_names_keeps_the_object(store: LocalStore, root: Path) -> None:
     store.put(NAME, NEW)
+    (root / NAME).chmod(0o644)  # its writer was killed before this
     os.link(root / NAME, root / "packs/ab/.tmp-1234")
     assert store.clean_leftovers() == 1
     assert content(store) == NEW

@@ -121,6 +121,7 @@ def test_short_reads_are_continued_and_a_cut_object_is_noticed(
     store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put(NAME, NEW)
+    (root / NAME).chmod(0o644)
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 5), offset))
     assert content(store) == NEW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,12 +41,12 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     """A function that makes a new, empty, prepared store at each call."""
     numbers = iter(range(1_000_000))
 
-    def local() -> Store:
-        store = LocalStore(str(tmp_path / f"store{next(numbers)}"))
+    def make() -> Store:
+        store = LocalStore(str(tmp_path / f"store{next(numbers)}")) if request.param == "local" else MemoryStore()
         store.prepare()
         return store
 
-    return {"local": local, "memory": MemoryStore}[request.param]
+    return make
 
 
 @pytest.fixture
@@ -215,6 +216,20 @@ def test_bad_names_are_refused_by_every_call(store: Store, name: str) -> None:
 def test_bad_prefixes_are_refused_at_the_call(store: Store, prefix: str) -> None:
     with pytest.raises(UsageError):
         store.list(prefix)
+
+
+def test_prepare_and_cleaning_keep_what_is_there(store: Store) -> None:
+    store.put("packs/ab/a", b"content")
+    store.prepare()
+    assert store.clean_leftovers() == 0
+    assert [store.get(name) for name in names(store)] == [b"content"]
+
+
+def test_directory_is_where_the_objects_are(store: Store) -> None:
+    store.put("packs/ab/a", b"content")
+    if store.directory is not None:
+        assert Path(os.fsdecode(store.directory), "packs/ab/a").read_bytes() == b"content"
+    assert (store.directory is None) == isinstance(store, MemoryStore)
 
 
 def test_url_names_the_same_kind_of_store(store: Store) -> None:

@@ -153,6 +153,16 @@ class FaultyStore:
     def url(self) -> str:
         return self.inner.url
 
+    @property
+    def directory(self) -> bytes | None:
+        return self.inner.directory
+
+    def prepare(self) -> None:
+        self.inner.prepare()
+
+    def clean_leftovers(self) -> int:
+        return self.inner.clean_leftovers()
+
     def put(self, name: str, data: bytes | bytearray | memoryview, *, overwrite: bool = False) -> None:
         struck = self._strike("put", name)
         self.inner.put(name, data, overwrite=overwrite)
