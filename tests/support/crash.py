@@ -134,6 +134,7 @@ def enospc_points(
     The runs are in this process; `point.error` is what `action` raised (DrkitError or OSError), if it raised.
     """
     total = len(trace_calls(make_state, action, calls=calls))
+    struck = 0
     for number in _spread(total, limit):
         state = make_state()
         watch = _Watch(number, functools.partial(_refuse, code), lasting=lasting)
@@ -144,7 +145,9 @@ def enospc_points(
             except (DrkitError, OSError) as caught:
                 error = caught
         if len(watch.seen) >= number:
+            struck += 1
             yield Point(state, number, total, watch.seen[number - 1], error)
+    assert struck > 0, f"no run reached its call: {total} were counted at first"
 
 
 def store_crash_points(
