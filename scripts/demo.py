@@ -160,7 +160,7 @@ def restore_everything(demo: Demo) -> str:
 def recover_without_drkit(demo: Demo) -> str:
     """Restore with the recover.py that lies in the repository, by a Python that has no drkit."""
     python, variables = _bare_python(demo)
-    found = "from importlib.util import find_spec; print('drkit is importable:', find_spec('drkit') is not None)"
+    found = 'from importlib.util import find_spec; print("drkit is importable:", find_spec("drkit") is not None)'
     answer = demo.run(*python, "-c", found, cwd=demo.work, variables=variables).strip()
     print(f"     {answer}")
     if answer != "drkit is importable: False":
@@ -259,7 +259,6 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.source and not os.path.isdir(given.source):
         parser.error(f"--source {given.source}: there is no such directory")
-    signal.signal(signal.SIGTERM, _stop)
     work = tempfile.mkdtemp(prefix="drkit-demo-")
     try:
         passed = play(Demo(given.drkit, work, given.source and os.path.abspath(given.source), given.plugins))
@@ -273,6 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
