@@ -82,6 +82,20 @@ class Index:
         """Whether blobs with all these 16-byte keys are known."""
         return self._rows.keys() >= set(keys)
 
+    def locate(self, ids: Iterable[bytes], packs: set[PackId]) -> list[bytes]:
+        """Add the packs of blobs to `packs`; return the ids that are not known."""
+        rows, blob_frame, frame_pack = self._rows, self._blob_frame, self._frame_pack
+        numbers: set[int] = set()
+        missing = []
+        for blob_id in ids:
+            row = rows.get(blob_id[:ID_SIZE])
+            if row is None:
+                missing.append(blob_id)
+            else:
+                numbers.add(frame_pack[blob_frame[row]])
+        packs.update(self._pack_ids[number] for number in numbers)
+        return missing
+
     def _place(self, row: int) -> Place:
         frame = self._blob_frame[row]
         return Place(

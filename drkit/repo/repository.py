@@ -216,15 +216,22 @@ class Repository:
 
     # Manifests and plugin tables
 
-    def segments(self, snap: Snapshot, *, below: bytes = b"", skip: Container[str] = ()) -> Iterator[Segment]:
+    def segments(
+        self,
+        snap: Snapshot,
+        *,
+        below: bytes = b"",
+        skip: Container[str] = (),
+        passed: Callable[[str], object] | None = None,
+    ) -> Iterator[Segment]:
         """Yield the manifest in order, checked. What is damaged comes as a segment that says so.
 
         With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
-        the caller knows already, are not read.
+        the caller knows already, are not read. `passed` is told the id of each list on the way.
         """
         reader = self.reader()
         checker = manifest.EntryChecker(partial=bool(below))
-        for node in self.leaves(reader, snap.manifest, below=below):
+        for node in self.leaves(reader, snap.manifest, below=below, passed=passed):
             if isinstance(node, Segment):
                 checker.skip()
                 yield node

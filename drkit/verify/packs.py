@@ -1,0 +1,78 @@
+"""Verifying packs: that their bytes hash to their names, and that every frame and blob in them is what it should be."""
+
+from __future__ import annotations
+
+import hashlib
+
+from msgspec import Struct
+
+from drkit.errors import FormatError, ObjectNotFound, StoreError
+from drkit.format import frames
+from drkit.format.pack import PackTable, read_table
+from drkit.model import Finding, Kind, Level, PackId
+from drkit.repo.names import pack_name
+from drkit.store.base import Store
+
+REPAIR = "back up again, which stores what the source still has; restore the rest from another snapshot"
+
+
+class PackResult(Struct):
+    """What reading one pack showed."""
+
+    bytes_read: int
+    findings: list[Finding]
+
+
+def verify_pack(store: Store, pack_id: PackId, level: Level) -> PackResult:
+    """Read a pack whole and check it to the level, PACKS or CONTENT."""
+    name = pack_name(pack_id)
+    try:
+        data = store.get(name)
+    except ObjectNotFound:
+        return PackResult(0, [Finding("pack-missing", name, "the pack is missing", REPAIR)])
+    except StoreError as error:
+        return PackResult(0, [Finding("pack-unreadable", name, str(error), error.hint)])
+    findings = []
+    if hashlib.sha256(data).digest() != pack_id:
+        findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", REPAIR))
+    if level >= Level.CONTENT:
+        findings += _verify_frames(name, data)
+    return PackResult(len(data), findings)
+
+
+def _verify_frames(name: str, data: bytes) -> list[Finding]:
+    view = memoryview(data)
+    try:
+        table = read_table(len(data), lambda offset, length: bytes(view[offset : offset + length]))
+    except FormatError as error:
+        return [Finding("pack-table", name, f"its tables are damaged: {error}", REPAIR)]
+    findings = []
+    first = at = 0
+    for number, (offset, length, size) in enumerate(table.offsets()):
+        count = table.frame_blobs[number]
+        try:
+            plain = frames.decode(view[offset : offset + length], size)
+        except FormatError as error:
+            findings.append(Finding("frame-damaged", name, f"the frame at byte {offset}: {error}", REPAIR))
+            plain = b""
+        bad, at = _wrong_blobs(table, plain, first, count, at)
+        if plain and bad:
+            message = f"{bad} blobs of the frame at byte {offset} do not hash to their ids"
+            findings.append(Finding("blob-damaged", name, message, REPAIR))
+        first += count
+    return findings
+
+
+def _wrong_blobs(table: PackTable, plain: bytes, first: int, count: int, at: int) -> tuple[int, int]:
+    """Return (how many blobs of a frame have a wrong hash, where the next frame's ids begin)."""
+    sha256, kinds, lengths, ids = hashlib.sha256, table.kinds, table.lengths, table.ids
+    view = memoryview(plain)
+    wrong = start = 0
+    for blob in range(first, first + count):
+        end = start + lengths[blob]
+        if kinds[blob] != Kind.HINTS:
+            if sha256(view[start:end]).digest() != ids[at : at + 32]:
+                wrong += 1
+            at += 32
+        start = end
+    return wrong, at

@@ -1,0 +1,160 @@
+"""Verifying the trees of a snapshot: that every node can be read, every blob has a place, every hash comes out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+from drkit.errors import IntegrityError
+from drkit.format import manifest, treehash
+from drkit.model import Entry, Finding, PackId, PluginRow, Snapshot, show_path
+from drkit.repo import BlobLost, BlobReader, Repository, Segment
+from drkit.repo.repository import Node
+from drkit.verify.packs import REPAIR
+
+ELSEWHERE = "restore from another snapshot ('drkit snapshots'), and back up again"
+
+
+class TreeVerifier:
+    """Walks snapshots. What several snapshots share is checked once; packs are told to `found_pack` as they turn up."""
+
+    def __init__(
+        self, repo: Repository, found_pack: Callable[[PackId], None], report: Callable[[Finding], None]
+    ) -> None:
+        self._repo = repo
+        self._reader = repo.reader()
+        self._index = repo.index
+        self._found_pack = found_pack
+        self._report = report
+        self._packs: set[PackId] = set()
+        self.in_parts: dict[tuple[str, ...], Entry] = {}
+        """Files of several blobs: that each blob is right does not prove that their order is."""
+
+    def verify(self, name: str, snap: Snapshot) -> None:
+        """Check one snapshot's manifest and plugin table against its hashes, and every blob against the index."""
+        plugins = self._plugins(name, snap)
+        whole = treehash.TreeHash()
+        open_plugins: list[tuple[bytes, PluginRow, treehash.TreeHash]] = []
+        lost = False
+        counts = {"f": 0, "d": 0}
+        if b"" in plugins:
+            open_plugins.append((b"", plugins.pop(b""), treehash.TreeHash()))
+        for segment in self._repo.segments(snap, passed=self._node):
+            self._node(segment.id)
+            if segment.lost:
+                lost = True
+                where = f"{name} from {show_path(segment.first)} on"
+                self._report(Finding("segment-lost", where, segment.lost, ELSEWHERE))
+                continue
+            self._blobs(name, segment)
+            tails = [treehash.entry_tail(entry) for entry in segment.entries]
+            paths = [entry.raw_path for entry in segment.entries]
+            whole.add_rows(b"".join(map(treehash.row, paths, tails)))
+            for entry, path, tail in zip(segment.entries, paths, tails, strict=True):
+                counts[entry.type] = counts.get(entry.type, 0) + 1
+                while open_plugins and not path.startswith(open_plugins[-1][0]):
+                    self._close(name, open_plugins.pop(), lost=lost)
+                if entry.type == "d" and path in plugins:
+                    open_plugins.append((path + b"/", plugins.pop(path), treehash.TreeHash()))
+                    for prefix, _, digest in open_plugins[:-1]:
+                        digest.add_rows(treehash.row(path[len(prefix) :], tail))
+                    open_plugins[-1][2].add_rows(treehash.row(b"", tail))
+                    continue
+                for prefix, _, digest in open_plugins:
+                    digest.add_rows(treehash.row(path[len(prefix) :], tail))
+        while open_plugins:
+            self._close(name, open_plugins.pop(), lost=lost)
+        if lost:
+            return
+        for row in plugins.values():
+            self._report(
+                Finding(
+                    "plugin-missing",
+                    f"{name} {show_path(row.raw_path)}",
+                    "the manifest has no such directory",
+                    ELSEWHERE,
+                )
+            )
+        if whole.hexdigest() != snap.tree_sha256:
+            self._report(Finding("tree-hash", name, "the manifest does not give the snapshot's tree hash", ELSEWHERE))
+        if (counts["f"], counts["d"]) != (snap.files, snap.dirs):
+            self._report(Finding("counts", name, "the manifest has other counts than the snapshot", ELSEWHERE))
+
+    def verify_parts(self) -> None:
+        """Hash every file that has several blobs as a whole."""
+        for entry in self.in_parts.values():
+            digest = hashlib.sha256()
+            size = 0
+            try:
+                for piece in self._reader.content(entry, {}):
+                    digest.update(piece)
+                    size += len(piece)
+            except BlobLost:
+                continue  # reported with its pack or as a missing blob
+            if digest.hexdigest() != entry.sha256 or size != entry.size:
+                self._report(
+                    Finding(
+                        "file-hash",
+                        show_path(entry.raw_path),
+                        "its blobs do not add up to its SHA-256 or size",
+                        ELSEWHERE,
+                    )
+                )
+
+    def _plugins(self, name: str, snap: Snapshot) -> dict[bytes, PluginRow]:
+        rows: dict[bytes, PluginRow] = {}
+        for node in self._repo.leaves(self._reader, snap.plugin_table, passed=self._node):
+            self._node(node.id)
+            try:
+                rows.update((row.raw_path, row) for row in _rows(self._reader, node))
+            except IntegrityError as error:
+                self._report(Finding("plugins-lost", name, f"a part of the plugin table: {error}", ELSEWHERE))
+        return rows
+
+    def _close(self, name: str, opened: tuple[bytes, PluginRow, treehash.TreeHash], *, lost: bool) -> None:
+        path, row, digest = opened
+        if digest.hexdigest() != row.tree_sha256 and not lost:
+            self._report(
+                Finding(
+                    "plugin-hash", f"{name} {show_path(path)}", "the manifest does not give its tree hash", ELSEWHERE
+                )
+            )
+
+    def _node(self, node_id: str) -> None:
+        self._locate([bytes.fromhex(node_id)])
+
+    def _blobs(self, name: str, segment: Segment) -> None:
+        missing = self._locate([bytes.fromhex(child) for child in manifest.child_ids(segment.entries)])
+        gone = {blob.hex() for blob in missing}
+        for entry in segment.entries:
+            parts = entry.lists or entry.blobs
+            if parts:
+                self.in_parts.setdefault((entry.sha256, *parts), entry)
+                for list_id in entry.lists:
+                    gone |= self._list(list_id)
+            if gone and (gone.intersection(parts) or entry.sha256 in gone):
+                self._report(
+                    Finding("file-lost", f"{name} {show_path(entry.raw_path)}", "no pack holds its content", REPAIR)
+                )
+
+    def _list(self, list_id: str) -> set[str]:
+        """Locate the blobs of a blob list; return the list's own id if it or one of them is gone."""
+        try:
+            data = self._reader.blob(list_id, None)
+        except BlobLost:
+            return {list_id}
+        return {list_id} if self._locate([data[at : at + 32] for at in range(0, len(data), 32)]) else set()
+
+    def _locate(self, ids: list[bytes]) -> list[bytes]:
+        packs: set[PackId] = set()
+        missing = self._index.locate(ids, packs)
+        for pack_id in packs - self._packs:
+            self._packs.add(pack_id)
+            self._found_pack(pack_id)
+        return missing
+
+
+def _rows(reader: BlobReader, node: Node | Segment) -> Iterator[PluginRow]:
+    if isinstance(node, Segment):
+        raise IntegrityError(node.lost)
+    yield from manifest.decode_plugins(reader.blob(node.id, node.place))

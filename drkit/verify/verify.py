@@ -1,0 +1,204 @@
+"""The verify verb: plan which packs and snapshots, read them, and return findings."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+
+from msgspec import Struct
+
+from drkit.errors import DrkitError, IntegrityError, StoreError, UsageError
+from drkit.model import Finding, Level, PackId, Snapshot, SnapshotId, show_path
+from drkit.progress import Progress
+from drkit.repo import BlobLost, Repository, SnapshotRef
+from drkit.repo.names import pack_id_of
+from drkit.verify.packs import REPAIR, PackResult, verify_pack
+from drkit.verify.trees import ELSEWHERE, TreeVerifier
+
+_WORKERS = 2
+
+
+class VerifyReport(Struct, frozen=True):
+    """What a verification read and found. `level` in lower case, `bytes_read` from packs only."""
+
+    level: str
+    ok: bool
+    snapshots: tuple[SnapshotId, ...]
+    packs_read: int
+    bytes_read: int
+    findings: tuple[Finding, ...]
+    duration_s: float
+
+
+def verify(
+    repo: Repository,
+    refs: Sequence[SnapshotRef],
+    *,
+    level: Level,
+    every_pack: bool = False,
+    subset: str | None = None,
+    scratch: bytes | None = None,
+    progress: Progress,
+) -> VerifyReport:
+    """Verify snapshots and the packs that they need, or all packs of the store with `every_pack`.
+
+    `subset` ("N/M" or "P%") bounds which packs are read; `scratch` is where the level RESTORE restores to (default:
+    the system's temporary directory). Damage becomes findings; UsageError for a subset that cannot be.
+    """
+    began = monotonic()
+    chosen = _subset(subset)
+    job = _Job(repo, level, chosen, progress)
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="drkit-verify") as pool:
+        job.pool = pool
+        snapshots = job.load(refs)
+        job.walk(snapshots)
+        if every_pack and level >= Level.PACKS:
+            for info in repo.store.list("packs/"):
+                pack_id = pack_id_of(info.name)
+                if pack_id is None:
+                    message = "this is no pack: its name is not its hash"
+                    job.report(Finding("stray", info.name, message, "move it out of the repository"))
+                else:
+                    job.read_pack(pack_id)
+        job.collect()
+    if level >= Level.RESTORE:
+        for ref, snap in snapshots:
+            _restore(repo, ref, snap, scratch, job)
+    return VerifyReport(
+        level=level.name.lower(),
+        ok=not job.findings,
+        snapshots=tuple(ref.id for ref in refs),
+        packs_read=job.packs_read,
+        bytes_read=job.bytes_read,
+        findings=tuple(job.findings),
+        duration_s=round(monotonic() - began, 3),
+    )
+
+
+class _Chosen(Struct, frozen=True):
+    part: int = 1
+    parts: int = 1
+    share: float = 1.0
+
+    def takes(self, pack_id: PackId) -> bool:
+        if self.share < 1.0:
+            return random.random() < self.share  # noqa: S311 - a sample, not a secret
+        return int.from_bytes(pack_id[:4], "big") % self.parts == self.part - 1
+
+
+def _subset(text: str | None) -> _Chosen:
+    if text is None:
+        return _Chosen()
+    if match := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text):
+        part, parts = int(match[1]), int(match[2])
+        if 1 <= part <= parts:
+            return _Chosen(part, parts)
+    elif (match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text)) and 0 < float(match[1]) <= 100:
+        return _Chosen(share=float(match[1]) / 100)
+    raise UsageError(f"{text!r} is no subset", hint="write N/M, for instance 1/7, or P%, for instance 10%")
+
+
+class _Job:
+    """One verification under way. Packs are read by the pool while the trees are walked."""
+
+    pool: ThreadPoolExecutor
+
+    def __init__(self, repo: Repository, level: Level, chosen: _Chosen, progress: Progress) -> None:
+        self.findings: dict[Finding, None] = {}
+        self.packs_read = self.bytes_read = 0
+        self._repo = repo
+        self._level = level
+        self._chosen = chosen
+        self._progress = progress
+        self._reading: dict[PackId, Future[PackResult]] = {}
+
+    def report(self, finding: Finding) -> None:
+        self.findings[finding] = None  # each once: a pack may turn up as damaged in several ways
+
+    def load(self, refs: Sequence[SnapshotRef]) -> list[tuple[SnapshotRef, Snapshot]]:
+        loaded = []
+        for ref in refs:
+            try:
+                loaded.append((ref, self._repo.load(ref)))
+            except (IntegrityError, StoreError) as error:
+                self.report(Finding("snapshot-damaged", ref.name, str(error), ELSEWHERE))
+        return loaded
+
+    def walk(self, snapshots: list[tuple[SnapshotRef, Snapshot]]) -> None:
+        index = self._repo.load_index()
+        for finding in (*self._repo.findings, *index.findings):
+            self.report(finding)
+        self._progress.start(sum(snap.files for _, snap in snapshots), None, "verifying")
+        found = self.read_pack if self._level >= Level.PACKS else _ignore
+        trees = TreeVerifier(self._repo, found, self.report)
+        for ref, snap in snapshots:
+            try:
+                trees.verify(ref.name, snap)
+            except IntegrityError as error:
+                self.report(Finding("tree-damaged", ref.name, str(error), ELSEWHERE))
+            self._progress.advance(snap.files, 0)
+        if self._level >= Level.CONTENT:
+            trees.verify_parts()
+
+    def read_pack(self, pack_id: PackId) -> None:
+        if pack_id not in self._reading and self._chosen.takes(pack_id):
+            self._reading[pack_id] = self.pool.submit(
+                verify_pack, self._repo.store, pack_id, min(self._level, Level.CONTENT)
+            )
+
+    def collect(self) -> None:
+        self._progress.start(None, None, "reading packs")
+        damaged = False
+        for future in self._reading.values():
+            result = future.result()
+            self.packs_read += 1
+            self.bytes_read += result.bytes_read
+            self._progress.advance(0, result.bytes_read)
+            for finding in result.findings:
+                damaged = True
+                self.report(finding)
+        if damaged:
+            self._name_losses()
+
+    def _name_losses(self) -> None:
+        """Say which paths of which snapshots the damage costs: only what no other place gives back."""
+        reader = self._repo.reader()
+        for ref in self._repo.snapshots():
+            try:
+                for segment in self._repo.segments(self._repo.load(ref)):
+                    for entry in segment.entries:
+                        try:
+                            for _ in reader.content(entry, segment.places):
+                                continue
+                        except BlobLost as error:
+                            where = f"{ref.name} {show_path(entry.raw_path)}"
+                            self.report(Finding("file-lost", where, str(error), REPAIR))
+            except IntegrityError:
+                continue  # a damaged snapshot has its own finding
+
+
+def _restore(repo: Repository, ref: SnapshotRef, snap: Snapshot, scratch: bytes | None, job: _Job) -> None:
+    import os
+    import shutil
+    import tempfile
+
+    from drkit.restore import restore_tree
+
+    directory = tempfile.mkdtemp(prefix=b"drkit-verify-", dir=scratch)
+    try:
+        report = restore_tree(repo, ref, snap, os.path.join(directory, b"tree"), progress=job._progress)
+        for lost in report.lost:
+            job.report(Finding("file-lost", f"{ref.name} {lost.path}", lost.reason, REPAIR))
+        if not report.lost and report.tree_sha256 != snap.tree_sha256:
+            job.report(Finding("restore-mismatch", ref.name, "what was restored has another tree hash", ELSEWHERE))
+    except DrkitError as error:
+        job.report(Finding("restore-failed", ref.name, str(error), error.hint))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _ignore(pack_id: PackId) -> None:
+    """Take no notice: at the level EXISTS packs are not read."""
