@@ -311,10 +311,14 @@ def multiply(source: bytes | str, target: bytes | str, copies: int, seed: int = 
 
 
 def _rewrite(data: bytes, words: list[bytes], rng: Random) -> bytes:
+    """Return the text with a seventh of its lines replaced by other words of the tree, each as long as before."""
     lines = data.split(b"\n")
     for number, line in enumerate(lines):
         if line and rng.random() < 1 / 7:
-            lines[number] = b" ".join(pick(rng, words) for _ in range(max(1, len(line) // 7)))
+            new = b""
+            while len(new) < len(line):
+                new += pick(rng, words) + b" "
+            lines[number] = new[: len(line)]
     return b"\n".join(lines)
 
 
