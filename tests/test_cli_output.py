@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -74,8 +75,22 @@ def test_errors_have_a_hint_in_both_forms() -> None:
 def test_bytes_come_after_the_text_before_them() -> None:
     console, out, _ = make()
     console.line("first")
-    console.binary.write(b"\xff\n")
+    console.raw([b"\xff", b"\n"])
     assert out.bytes.getvalue() == b"first\n\xff\n"
+
+
+class Short(io.BytesIO):
+    """Takes three bytes at a time, as an unbuffered pipe may."""
+
+    def write(self, data: Any) -> int:
+        return super().write(bytes(data[:3]))
+
+
+def test_short_writes_lose_nothing() -> None:
+    short = Short()
+    out = io.TextIOWrapper(short)
+    Console(out=out).raw([b"0123456789", b"", b"abcd"])
+    assert short.getvalue() == b"0123456789abcd"
 
 
 def test_commands_of_bytes_refuse_json() -> None:

@@ -50,17 +50,19 @@ def _run(args: Argv, console: Console) -> int:
 
     name = args.rest[0] if args.rest and args.rest[0] in NAMES and COMPLETION not in os.environ else None
     parser = typer.main.get_command(build(name))
-    if COMPLETION in os.environ:
-        return parser.main(args.all, "drkit") or 0
-    if not args.rest and args.tail is None:
+    if not args.rest and args.tail is None and COMPLETION not in os.environ:
         if not console.json:
             console.line(parser.make_context("drkit", [], resilient_parsing=True).get_help())
         raise UsageError("no command given", hint="see 'drkit --help'")
     try:
+        if COMPLETION in os.environ:
+            parser.main(args.all, "drkit")
         with parser.make_context("drkit", args.all, obj=Session(console)) as context:
             return parser.invoke(context) or 0
     except typer.Exit as done:
         return done.exit_code
+    except SystemExit as done:  # from the options and the protocol of completion
+        return int(done.code or 0)
 
 
 def _report(error: BaseException, console: Console) -> int:

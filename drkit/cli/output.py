@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from drkit.errors import PartialError, UsageError
 
@@ -38,7 +38,15 @@ class Console:
         if self.json:
             import msgspec
 
-            self.binary.write(msgspec.json.encode(value) + b"\n")
+            self.raw([msgspec.json.encode(value), b"\n"])
+
+    def raw(self, chunks: Iterable[bytes]) -> None:
+        """Write bytes to stdout as they are."""
+        self.out.flush()
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:  # unbuffered, as with PYTHONUNBUFFERED, a write may be short
+                rest = rest[self.out.buffer.write(rest) :]
 
     def line(self, text: str = "") -> None:
         """Print a line of what was asked for."""
@@ -88,12 +96,6 @@ class Console:
             )
             self.line("  ".join(cells).rstrip())
 
-    @property
-    def binary(self) -> BinaryIO:
-        """Stdout for bytes that must come out as they are."""
-        self.out.flush()
-        return self.out.buffer
-
     def flush(self) -> None:
         """Push out what is buffered, so that a closed pipe shows now and not at exit."""
         self.out.flush()
@@ -137,6 +139,11 @@ def size(count: int) -> str:
         if value < 1023.95:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} TiB"
+
+
+def moment(time: str) -> str:
+    """Return the time in a snapshot's name as RFC 3339."""
+    return f"{time[:4]}-{time[4:6]}-{time[6:11]}:{time[11:13]}:{time[13:]}"
 
 
 def duration(seconds: float) -> str:

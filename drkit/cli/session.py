@@ -36,7 +36,8 @@ class Session:
         """Open the store that --repo, DRKIT_REPO or the configuration names, whether or not a repository is there."""
         from drkit.store import open_store
 
-        url = self.repo or self.config.repo
+        config = self.config  # read even if it is not needed: what is wrong in it should not wait for the day it is
+        url = self.repo or config.repo
         if not url:
             raise UsageError("no repository named", hint="give --repo URL, or set DRKIT_REPO")
         return open_store(url)

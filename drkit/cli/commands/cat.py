@@ -22,7 +22,7 @@ def command(
     snap: Snap,
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, relative to the source.")],
 ) -> None:
-    """Write the content of one file to the standard output, as it is.
+    """Write the content of one file to the standard output.
 
     Every byte is checked against its SHA-256 before it is written. There is no --json.
     """
@@ -31,5 +31,4 @@ def command(
     session: Session = ctx.obj
     session.console.no_json("cat")
     repository = session.open()
-    for data in cat(repository, repository.load(repository.resolve(snap)), os.fsencode(path)):
-        session.console.binary.write(data)
+    session.console.raw(cat(repository, repository.load(repository.resolve(snap)), os.fsencode(path)))

@@ -23,10 +23,10 @@ KEYS = {
 
 
 def command(ctx: typer.Context, old: Snap, new: Snap) -> None:
-    """List what was added (+), removed (-) and modified (M) from one snapshot to another.
+    """List what changed from one snapshot to another.
 
-    Files, links and special files are compared by type, mode, content, link target and device number; directories,
-    times and owners do not count.
+    Lines begin with + for added, - for removed and M for modified. Files, links and special files are compared by
+    type, mode, content, link target and device number; directories, times and owners do not count.
     """
     from drkit.query.diff import diff
 

@@ -34,7 +34,7 @@ def command(
         bool, typer.Option("--long", "-l", help="Show mode, owner, size and modification time (UTC) too.")
     ] = False,
 ) -> int:
-    """List the paths in a snapshot, a directory before what it holds."""
+    """List the paths in a snapshot."""
     from drkit.query import ls
 
     session: Session = ctx.obj

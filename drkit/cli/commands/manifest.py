@@ -21,9 +21,10 @@ def command(
     snap: Snap,
     sums: Annotated[bool, typer.Option("--sha256sums", help="Files only, as sha256sum writes them.")] = False,
 ) -> int:
-    """Write the manifest of a snapshot: one JSON object a line for each path (docs/format.md).
+    """Write the manifest of a snapshot, or checksums for sha256sum.
 
-    The same as one JSON object: 'drkit ls --json'. In --sha256sums odd names are escaped as GNU sha256sum does it.
+    The manifest has one line of JSON for each path (docs/format.md). In --sha256sums odd names are escaped as GNU
+    sha256sum does it. There is no --json; 'drkit ls --json' has the same content.
     """
     from drkit.query import manifest
 
@@ -32,5 +33,5 @@ def command(
     repository = session.open()
     lost: list[str] = []
     lines = manifest.sha256sums if sums else manifest.json_lines
-    session.console.binary.writelines(lines(repository, repository.load(repository.resolve(snap)), lost))
+    session.console.raw(lines(repository, repository.load(repository.resolve(snap)), lost))
     return session.console.lost(lost)

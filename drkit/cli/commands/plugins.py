@@ -20,7 +20,7 @@ KEYS = {
 
 
 def command(ctx: typer.Context, snap: Snap = "latest") -> None:
-    """List the plugins of a snapshot with their tree hashes, in order of paths."""
+    """List the plugins of a snapshot with their tree hashes."""
     session: Session = ctx.obj
     repository = session.open()
     ref = repository.resolve(snap)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import typer
 
-from drkit.cli.output import path_text, size
+from drkit.cli.output import moment, path_text, size
 from drkit.cli.session import Session
 from drkit.errors import IntegrityError
-from drkit.format.snapshot import parse_time
 from drkit.model import Snapshot, show_path
 from drkit.repo import SnapshotRef
 
@@ -27,11 +24,11 @@ def command(ctx: typer.Context) -> int:
     """List all snapshots, oldest first. One that is damaged becomes a warning, and exit code 3."""
     session: Session = ctx.obj
     repository = session.open()
-    rows: list[tuple[SnapshotRef, datetime, Snapshot]] = []
+    rows: list[tuple[SnapshotRef, Snapshot]] = []
     lost: list[str] = []
     for ref in repository.snapshots():
         try:
-            rows.append((ref, parse_time(ref.time), repository.load(ref)))
+            rows.append((ref, repository.load(ref)))
         except IntegrityError as error:
             lost.append(str(error))
     session.console.result(
@@ -39,7 +36,7 @@ def command(ctx: typer.Context) -> int:
             "snapshots": [
                 {
                     "id": ref.id,
-                    "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+                    "time": moment(ref.time),
                     "source": path_text(snapshot.raw_source),
                     "host": snapshot.host,
                     "tags": snapshot.tags,
@@ -49,7 +46,7 @@ def command(ctx: typer.Context) -> int:
                     "tree_sha256": snapshot.tree_sha256,
                     "parent": snapshot.parent,
                 }
-                for ref, time, snapshot in rows
+                for ref, snapshot in rows
             ],
             "lost": lost,
         }
@@ -59,7 +56,7 @@ def command(ctx: typer.Context) -> int:
         [
             (
                 ref.id[:12],
-                time.strftime("%Y-%m-%d %H:%M:%S"),
+                moment(ref.time)[:19].replace("T", " "),
                 snapshot.host,
                 show_path(snapshot.raw_source),
                 f"{snapshot.files:,}",
@@ -67,7 +64,7 @@ def command(ctx: typer.Context) -> int:
                 size(snapshot.bytes),
                 ",".join(snapshot.tags),
             )
-            for ref, time, snapshot in rows
+            for ref, snapshot in rows
         ],
         right=(4, 5, 6),
     )

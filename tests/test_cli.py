@@ -1,0 +1,363 @@
+"""The command line as scripts meet it: output, JSON keys, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drkit import __version__
+from drkit.cli.app import NAMES, load
+from drkit.cli.main import Terminated
+from drkit.errors import LockedError
+from tests.support.cli import Cli
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """A command line with a source of two plugins and an empty repository beside it."""
+    for plugin in ("one", "two"):
+        directory = tmp_path / "source" / plugin / ".claude-plugin"
+        directory.mkdir(parents=True)
+        (directory / "plugin.json").write_text(f'{{"name": "the-{plugin}", "version": "1.2"}}')
+        (directory.parent / "SKILL.md").write_text(f"# {plugin}\n")
+    cli = Cli(tmp_path, DRKIT_REPO=str(tmp_path / "repo"))
+    cli.ok("init")
+    return cli
+
+
+def backup(cli: Cli, *args: str) -> str:
+    """Back up the source; return the snapshot's id."""
+    snapshot: str = cli.ok("backup", "source", "--json", *args).json["snapshot"]
+    return snapshot
+
+
+# Results
+
+
+def run_for_json(cli: Cli, name: str) -> Any:
+    """Run each command once in a way that ends well; return its result."""
+    old = backup(cli)
+    (cli.home / "source/one/SKILL.md").write_text("changed\n")
+    words = {
+        "init": ["init", "--repo", "other"],
+        "backup": ["backup", "source", "--verify", "content"],
+        "diff": ["diff", old, backup(cli)],
+        "find": ["find", "SKILL.md"],
+        "restore": ["restore", "--target", "out"],
+        "restore-plugin": ["restore-plugin", "the-one", "--target", "out"],
+    }
+    return cli.ok("--json", *words.get(name, [name])).json
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if load(name).KEYS])
+def test_json_has_exactly_the_documented_keys(cli: Cli, name: str) -> None:
+    keys: dict[str, str] = load(name).KEYS
+    result = run_for_json(cli, name)
+    assert list(result) == list(keys)
+    for key, text in keys.items():
+        if items := re.search(r"\{(.+?)\}", text):
+            expected = items[1].split(", ")
+            for item in result[key]:
+                assert set(expected) <= set(item)
+                assert "and the other keys" in text or list(item) == expected
+
+
+CONTRACT = {
+    "backup": "snapshot parent files plugins bytes_source bytes_added files_unchanged packs duration_s tree_sha256 "
+    "warnings",
+    "snapshots": "snapshots",
+    "plugins": "plugins",
+    "verify": "level ok snapshots packs_read bytes_read findings",
+    "restore": "snapshot files bytes tree_sha256 lost duration_s",
+    "restore-plugin": "snapshot files bytes tree_sha256 lost duration_s",
+    "diff": "added removed modified",
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_keys_of_the_contract_are_documented(name: str) -> None:
+    assert set(CONTRACT[name].split()) <= set(load(name).KEYS)
+
+
+def test_the_values_of_a_round(cli: Cli) -> None:
+    first = cli.ok("backup", "source", "--json", "--tag", "a", "--tag", "b", "--host", "h").json
+    assert (first["files"], first["plugins"], first["parent"], first["warnings"]) == (4, 2, None, [])
+    second = cli.ok("backup", "source", "--json", "--host", "h").json
+    assert second["parent"] == first["snapshot"]
+    assert second["tree_sha256"] == first["tree_sha256"]
+    listed = cli.ok("snapshots", "--json").json["snapshots"]
+    assert [row["id"] for row in listed] == [first["snapshot"], second["snapshot"]]
+    assert listed[0]["tags"] == ["a", "b"]
+    assert listed[0]["host"] == "h"
+    assert listed[0]["source"] == str(cli.home / "source")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", listed[0]["time"])
+    plugins = cli.ok("plugins", "--json").json["plugins"]
+    assert [(row["path"], row["name"], row["version"], row["files"]) for row in plugins] == [
+        ("one", "the-one", "1.2", 2),
+        ("two", "the-two", "1.2", 2),
+    ]
+
+
+def test_text_output(cli: Cli) -> None:
+    run = cli.ok("backup", "source")
+    assert re.match(r"snapshot [0-9a-f]{12}: 4 files in 2 plugins, 86 B; 0 files unchanged\nadded ", run.text)
+    assert cli.ok("backup", "source", "-q").out == b""
+    lines = cli.ok("snapshots").text.splitlines()
+    assert lines[0].split() == ["ID", "TIME", "(UTC)", "HOST", "SOURCE", "FILES", "PLUGINS", "SIZE", "TAGS"]
+    assert len(lines) == 3
+    assert cli.ok("plugins").text.splitlines()[1].split()[:3] == ["one", "the-one", "1.2"]
+    assert cli.ok("ls", "latest", "one").text.splitlines() == [
+        "one",
+        "one/.claude-plugin",
+        "one/.claude-plugin/plugin.json",
+        "one/SKILL.md",
+    ]
+    assert cli.ok("ls", "-l", "latest", "one/SKILL.md").text.startswith("-rw")
+    assert cli.ok("cat", "latest", "one/SKILL.md").out == b"# one\n"
+
+
+def test_dry_run_stores_nothing(cli: Cli) -> None:
+    run = cli.ok("backup", "source", "--dry-run")
+    assert "would add" in run.text
+    assert cli.ok("snapshots", "--json").json == {"snapshots": [], "lost": []}
+
+
+def test_diff_output(cli: Cli) -> None:
+    old = backup(cli)
+    (cli.home / "source/one/SKILL.md").write_text("changed\n")
+    (cli.home / "source/two/SKILL.md").unlink()
+    (cli.home / "source/new\n").touch()
+    backup(cli)
+    run = cli.ok("diff", old, "latest")
+    assert run.text.splitlines() == [
+        "+ new\\n",
+        "- two/SKILL.md",
+        "M one/SKILL.md",
+        "1 added, 1 removed, 1 modified",
+    ]
+    result = cli.ok("diff", old, "latest", "--json").json
+    assert (result["added"], result["removed"], result["modified"]) == (["new\n"], ["two/SKILL.md"], ["one/SKILL.md"])
+
+
+def test_names_that_are_no_utf8_come_through(cli: Cli) -> None:
+    with open(os.fsencode(cli.home) + b"/source/odd\xff", "wb") as file:
+        file.write(b"odd content")
+    backup(cli)
+    assert "odd\\xff" in cli.ok("ls").text.splitlines()
+    assert cli.ok("cat", "latest", "odd\udcff").out == b"odd content"
+    entries = cli.ok("ls", "latest", "odd\udcff", "--json").json["entries"]
+    assert [(entry["path"], entry["path_b64"], entry["type"]) for entry in entries] == [("odd\\xff", "b2Rk/w==", "f")]
+    assert cli("ls", "latest", "no\udcff", "--json").error["message"].startswith("there is no no\\xff")
+    assert b"  odd\xff\n" in cli.ok("manifest", "latest", "--sha256sums").out
+
+
+def test_what_is_not_read_becomes_a_warning_and_exit_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if os.fsencode(path).endswith(b"SKILL.md"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    run = cli("backup", "source")
+    assert run.code == 3
+    assert run.err.count("warning: ") == 2
+    assert "snapshot" in run.text
+    run = cli("backup", "source", "--json")
+    assert run.code == 3
+    assert len(run.json["warnings"]) == 2
+    assert run.err == ""
+
+
+def test_damaged_snapshots_are_listed_as_lost(cli: Cli) -> None:
+    backup(cli)
+    kept = backup(cli)
+    damaged = min((cli.home / "repo/snapshots").iterdir())
+    damaged.chmod(0o600)
+    damaged.write_text("{}")
+    run = cli("snapshots", "--json")
+    assert run.code == 3
+    assert [row["id"] for row in run.json["snapshots"]] == [kept]
+    assert damaged.name in run.json["lost"][0]
+    assert "warning: " in cli("snapshots").err
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message", "hint"),
+    [
+        ([], 2, "no command given", "drkit --help"),
+        (["lst"], 2, "No such command 'lst'. Did you mean 'ls'?", "drkit --help"),
+        (["ls", "--frobnicate"], 2, "No such option: --frobnicate", "drkit ls --help"),
+        (["diff", "latest"], 2, "Missing argument 'SNAP'", "drkit diff --help"),
+        (["backup", "source", "--level", "20"], 2, "--level", "drkit backup --help"),
+        (["backup", "source", "--verify", "all"], 2, "'all' is not one of 'exists', 'packs'", "drkit backup --help"),
+        (["ls", "--repo"], 2, "--repo needs a value", ""),
+        (["ls", "--repo", "nowhere"], 10, "no drkit repository in", "drkit init"),
+        (["ls", "--repo", "ftp://x/y"], 2, "ftp:", ""),
+        (["ls", "--config", "none.toml"], 2, "none.toml", "--config"),
+        (["ls", "ffff"], 2, "'ffff' is not a snapshot", "drkit snapshots"),
+        (["ls", ""], 2, "is not a snapshot", "drkit snapshots"),
+        (["ls", "latest", "nothing"], 2, "there is no nothing", "drkit ls"),
+        (["cat", "latest", "one"], 2, "plain bytes", "leave out --json"),
+        (["manifest", "latest"], 2, "plain bytes", "leave out --json"),
+        (["init"], 2, "there is a repository in", ""),
+        (["backup", "missing"], 2, "does not exist", ""),
+        (["backup", "repo"], 2, "inside the repository", ""),
+        (["verify", "latest", "--all"], 2, "not both", ""),
+        (["restore", "--target", "source"], 2, "not empty", ""),
+        (["restore-plugin", "the-ones", "--target", "out"], 2, "near: the-one", "drkit plugins"),
+        (["restore-plugin", "the-one"], 2, "--target", ""),
+    ],
+)
+def test_errors_name_the_thing_and_the_next_step(
+    cli: Cli, words: list[str], code: int, message: str, hint: str
+) -> None:
+    backup(cli)
+    run = cli("--json", *words)
+    error = run.error
+    assert list(error) == ["type", "code", "message", "hint"]
+    assert (error["type"], error["code"], run.code) == ("error", code, code)
+    assert message in error["message"]
+    assert hint in error["hint"]
+    assert error["hint"]
+
+
+def test_without_a_repository_the_hint_names_the_variable(tmp_path: Path) -> None:
+    error = Cli(tmp_path)("snapshots", "--json").error
+    assert error["code"] == 2
+    assert "DRKIT_REPO" in error["hint"]
+
+
+def test_an_ambiguous_prefix_lists_the_candidates(cli: Cli) -> None:
+    ids = [backup(cli) for _ in range(17)]
+    firsts = [snapshot[0] for snapshot in ids]
+    prefix = next(first for first in firsts if firsts.count(first) > 1)
+    error = cli("ls", prefix, "--json").error
+    assert "ambiguous" in error["message"]
+    assert sum(snapshot[:12] in error["message"] for snapshot in ids if snapshot[0] == prefix) > 1
+
+
+def test_the_parsers_errors_are_text_without_json(cli: Cli) -> None:
+    run = cli("ls", "--frobnicate")
+    assert (run.code, run.out) == (2, b"")
+    assert run.err == "error: No such option: --frobnicate\nhint: see 'drkit ls --help'\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (LockedError("held by somebody"), 11, "held by somebody"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 143, "terminated"),
+        (OSError(5, "Input/output error"), 1, "OSError: [Errno 5] Input/output error"),
+        (RuntimeError("a bug"), 1, "RuntimeError: a bug"),
+    ],
+)
+def test_every_error_has_its_exit_code(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("drkit.repo.Repository.snapshots", fail)
+    run = cli("snapshots", "--json")
+    assert run.code == code
+    assert (run.error["code"], run.error["message"]) == (code, message)
+    run = cli("snapshots")
+    assert run.code == code
+    assert run.err.splitlines()[0] == f"error: {message}"
+    assert "Traceback" not in run.err
+    assert "Traceback" in cli("snapshots", "-v").err
+
+
+# Where values come from
+
+
+def test_option_before_environment_before_configuration(cli: Cli) -> None:
+    for name in ("by-option", "by-environment", "by-config"):
+        cli.ok("init", "--repo", name)
+    (cli.home / "drkit.toml").write_text('repo = "by-config"')
+    (cli.home / "elsewhere.toml").write_text('repo = "repo"')
+    cli.environ["DRKIT_REPO"] = "by-environment"
+    assert "by-option" in cli("ls", "-r", "by-option/no").err
+    assert "by-environment" in cli("init", "--json").error["message"]
+    del cli.environ["DRKIT_REPO"]
+    assert "by-config" in cli("init", "--json").error["message"]
+    cli.environ["DRKIT_CONFIG"] = "elsewhere.toml"
+    assert "repo already" in cli("init", "--json").error["message"]
+
+
+def test_the_configuration_adds_excludes_and_markers(cli: Cli) -> None:
+    (cli.home / "drkit.toml").write_text(
+        '[backup]\nexclude = ["plugin.json"]\n[plugins]\nmarkers = ["SKILL.md"]\nglobs = ["one/.claude-plugin"]'
+    )
+    (cli.home / "source/two/x.log").touch()
+    report = cli.ok("backup", "source", "--json", "--exclude", "*.log").json
+    assert (report["files"], report["plugins"]) == (2, 3)
+
+
+def test_global_options_stand_anywhere(cli: Cli) -> None:
+    backup(cli)
+    for words in (["--json", "ls"], ["ls", "--json"], ["ls", "latest", "--json", "one"], ["ls", "-q", "--json"]):
+        assert "entries" in cli.ok(*words).json
+
+
+def test_what_follows_two_dashes_is_no_option(cli: Cli) -> None:
+    (cli.home / "-q").mkdir()
+    (cli.home / "-q/--json").touch()
+    run = cli.ok("backup", "--", "-q")
+    assert "1 file" in run.text
+    assert cli.ok("cat", "--", "latest", "--json").out == b""
+
+
+# Help, version, completion
+
+
+def test_version(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert cli.ok("--version").text == f"drkit {__version__}\n"
+    assert cli.ok("--version", "--json").json == {"version": __version__}
+
+
+def test_help_groups_the_commands_and_names_the_environment(tmp_path: Path) -> None:
+    text = Cli(tmp_path).ok("--help").text
+    for name in NAMES:
+        assert re.search(rf"^  {name} +[A-Z]", text, re.MULTILINE)
+    for heading in ("Back up and restore:", "Look inside:", "Prove:", "Environment:", "Exit codes:", "Examples:"):
+        assert heading in text
+    assert "DRKIT_REPO" in text
+    assert "..." not in text.partition("Back up")[2].partition("Environment")[0], "a summary is cut off"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_help_with_examples(tmp_path: Path, name: str) -> None:
+    cli = Cli(tmp_path)
+    text = cli.ok(name, "--help").text
+    assert text == cli.ok(name, "-h", "-q").text
+    assert f"Usage: drkit {name}" in text
+    examples = text.partition("  Examples:\n")[2].splitlines()
+    assert examples
+    assert all(line.startswith("    drkit ") for line in examples)
+
+
+def test_a_bare_call_shows_the_help(tmp_path: Path) -> None:
+    run = Cli(tmp_path)()
+    assert run.code == 2
+    assert "Look inside:" in run.text
+    assert "no command given" in run.err
+
+
+def test_completion_knows_every_command_and_option(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, _DRKIT_COMPLETE="complete_bash", COMP_WORDS="drkit ", COMP_CWORD="1")
+    assert cli.ok().text.split() == list(NAMES)
+    cli.environ |= {"COMP_WORDS": "drkit ls --lo", "COMP_CWORD": "2"}
+    assert cli.ok().text.split() == ["--long"]
+    assert "complete -o default" in Cli(tmp_path, _DRKIT_COMPLETE="source_bash").ok().text
