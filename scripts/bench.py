@@ -159,7 +159,8 @@ def first_backup(bench: Bench, scenario: str, tools: list[Tool]) -> None:
         tool.fresh()
         run = measure(tool.backup(source))
         tool.holds = source
-        bench.result(scenario, tool).size = tool.size()
+        result = bench.result(scenario, tool)
+        result.size, result.size_with_directories = tool.size()
         return run
 
     bench.alternate(scenario, tools, once)
@@ -171,11 +172,11 @@ def unchanged(bench: Bench) -> None:
 
     def once(tool: Tool) -> Run | None:
         bench.holding(tool, source)
-        command, before = tool.unchanged(source), tool.size()
+        command, before = tool.unchanged(source), tool.size()[0]
         if command is None:
             return None
         run = measure(command)
-        bench.result("unchanged", tool).added.append(tool.size() - before)
+        bench.result("unchanged", tool).added.append(tool.size()[0] - before)
         return run
 
     bench.alternate("unchanged", bench.tools, once)

@@ -22,6 +22,7 @@ class Result:
     tool: str
     runs: list[Run] = field(default_factory=list)
     size: int = 0
+    size_with_directories: int = 0
     added: list[int] = field(default_factory=list)
 
     @property
@@ -128,6 +129,7 @@ def markdown(results: list[Result], titles: dict[str, str]) -> str:
     measures: tuple[tuple[str, Callable[[Result], str]], ...] = (
         ("", lambda result: f"{result.seconds:.2f} s"),
         ("repository", lambda result: f"{result.size / MB:.2f} MB" if result.size else ""),
+        ("with its directories", lambda result: f"{result.size_with_directories / MB:.2f} MB" if result.size else ""),
         ("added by it", lambda result: f"{result.growth / 1_000:.0f} kB" if result.added else ""),
         ("peak memory", lambda result: f"{result.memory / MB:.0f} MB"),
     )

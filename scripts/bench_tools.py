@@ -67,13 +67,13 @@ class Tool:
         """Restore one directory of the backed-up tree."""
         return None
 
-    def size(self) -> int:
-        """Return the sum of the sizes of the repository's files in bytes."""
-        return sum(
-            os.lstat(os.path.join(directory, name)).st_size
-            for directory, _, names in os.walk(self.repository)
-            for name in names
-        )
+    def size(self) -> tuple[int, int]:
+        """Return the sum of the sizes of the repository's files, and that with its directories (as `du -sb` has it)."""
+        files = directories = 0
+        for directory, _, names in os.walk(self.repository):
+            directories += os.lstat(directory).st_size
+            files += sum(os.lstat(os.path.join(directory, name)).st_size for name in names)
+        return files, files + directories
 
 
 class Drkit(Tool):

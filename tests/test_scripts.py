@@ -207,7 +207,7 @@ def test_a_command_that_fails_is_no_measurement() -> None:
 
 def _result(scenario: str, tool: str, seconds: float, size: int = 0, added: int | None = None) -> Result:
     runs = [Run(seconds * factor, 50_000_000, 80_000_000) for factor in (0.5, 1.0, 9.0)]
-    return Result(scenario, tool, runs, size, [] if added is None else [added])
+    return Result(scenario, tool, runs, size, size, [] if added is None else [added])
 
 
 def test_floors_are_met_or_missed() -> None:
@@ -235,7 +235,7 @@ def test_the_table_has_a_column_for_each_tool_and_a_row_for_each_measure() -> No
     assert lines[0] == "|  | drkit | restic |"
     assert "| … repository | 1.50 MB |  |" in lines
     assert len({line.count("|") for line in lines}) == 1
-    assert len(lines) == 2 + 3 + 2
+    assert len(lines) == 2 + 4 + 2
 
 
 def test_large_files_share_what_is_shifted(tmp_path: Path) -> None:
