@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -185,6 +186,43 @@ def test_damaged_snapshots_are_listed_as_lost(cli: Cli) -> None:
     assert [row["id"] for row in run.json["snapshots"]] == [kept]
     assert damaged.name in run.json["lost"][0]
     assert "warning: " in cli("snapshots").err
+
+
+def test_damage_on_the_way_is_told_and_makes_exit_3(cli: Cli) -> None:
+    whole = backup(cli)
+    backup(cli)
+    newest = max((cli.home / "repo/snapshots").iterdir())
+    for file in (newest, cli.home / "repo/drkit.json"):
+        file.chmod(0o600)
+        file.write_text("{}")
+    run = cli("ls", "--json")
+    assert (run.code, run.json["snapshot"]) == (3, whole)
+    warnings = [json.loads(line) for line in run.err.splitlines()]
+    assert [(warning["type"], warning["code"]) for warning in warnings] == [
+        ("warning", "settings-damaged"),
+        ("warning", "snapshot-damaged"),
+    ]
+    assert warnings[1]["object"] == f"snapshots/{newest.name}"
+    assert all(warning["repair"] for warning in warnings)
+    run = cli("ls")
+    assert (run.code, run.err.count("warning: ")) == (3, 2)
+
+
+def test_verify_prints_its_findings_once_and_exits_20(cli: Cli) -> None:
+    backup(cli)
+    (pack,) = (cli.home / "repo/packs").rglob("*.zst")
+    pack.chmod(0o600)
+    pack.write_bytes(pack.read_bytes()[:-1] + b"x")
+    (cli.home / "repo/drkit-copy.json").unlink()
+    run = cli("verify", "--level", "packs", "--json")
+    assert (run.code, run.err) == (20, "")
+    assert not run.json["ok"]
+    assert {finding["code"] for finding in run.json["findings"]} == {"settings-missing", "pack-damaged"}
+    run = cli("verify", "--level", "packs")
+    assert (run.code, run.err) == (20, "")
+    assert run.text.count("repair: ") == 2
+    assert "NOT verified at level packs: 1 snapshot, 1 pack read" in run.text
+    assert cli("verify", "--level", "exists", "-q").code == 20
 
 
 # Errors

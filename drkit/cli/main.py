@@ -54,15 +54,19 @@ def _run(args: Argv, console: Console) -> int:
         if not console.json:
             console.line(parser.make_context("drkit", [], resilient_parsing=True).get_help())
         raise UsageError("no command given", hint="see 'drkit --help'")
+    session = Session(console)
     try:
         if COMPLETION in os.environ:
             parser.main(args.all, "drkit")
-        with parser.make_context("drkit", args.all, obj=Session(console)) as context:
-            return parser.invoke(context) or 0
+        with parser.make_context("drkit", args.all, obj=session) as context:
+            code = parser.invoke(context) or 0
     except typer.Exit as done:
         return done.exit_code
     except SystemExit as done:  # from the options and the protocol of completion
         return int(done.code or 0)
+    finally:
+        found = session.close()
+    return code or found
 
 
 def _report(error: BaseException, console: Console) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from drkit.errors import PartialError, UsageError
 
 if TYPE_CHECKING:
-    from drkit.model import Entry
+    from drkit.model import Entry, Finding
 
 
 class Console:
@@ -63,6 +63,15 @@ class Console:
         if not self.json:
             _write(self.err, f"warning: {text}")
 
+    def finding(self, finding: Finding) -> None:
+        """Print to stderr what was found wrong on the way to the result."""
+        if self.json:
+            from msgspec import json, to_builtins
+
+            _write(self.err, json.encode({"type": "warning", **to_builtins(finding)}).decode())
+        else:
+            self.warn(f"{finding_text(finding)}; {finding.repair}")
+
     def error(self, code: int, message: str, hint: str) -> None:
         """Print an error and the next step to stderr."""
         if self.json:
@@ -107,6 +116,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
+
+
+def finding_text(finding: Finding) -> str:
+    """Return what was found, and in which object."""
+    named = finding.object in finding.message
+    return finding.message if named else f"{finding.object}: {finding.message}"
 
 
 def path_text(raw: bytes) -> str:

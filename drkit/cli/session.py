@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from drkit.cli.output import Console
-from drkit.errors import UsageError
+from drkit.errors import PartialError, UsageError
 from drkit.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from drkit.config import Config
+    from drkit.model import Finding
     from drkit.repo import Repository
     from drkit.store.base import Store
 
@@ -24,6 +25,10 @@ class Session:
         self.console = console
         self.repo = repo
         self.config_path = config
+        self.told: set[Finding] = set()
+        """Findings that the command itself has printed."""
+        self._stores: list[Store] = []
+        self._repositories: list[Repository] = []
 
     @cached_property
     def config(self) -> Config:
@@ -40,16 +45,27 @@ class Session:
         url = self.repo or config.repo
         if not url:
             raise UsageError("no repository named", hint="give --repo URL, or set DRKIT_REPO")
-        return open_store(url)
+        store = open_store(url)
+        self._stores.append(store)
+        return store
 
     def open(self) -> Repository:
-        """Open the repository, and warn of what is damaged in its settings."""
+        """Open the repository. What turns out to be wrong with it is told when the session is closed."""
         from drkit.repo import Repository
 
         repository = Repository.open(self.store())
-        for finding in repository.findings:
-            self.console.warn(f"{finding.object}: {finding.message}; {finding.repair}")
+        self._repositories.append(repository)
         return repository
+
+    def close(self) -> int:
+        """Close the stores; tell what was found wrong on the way, and return the exit code that says so."""
+        for store in self._stores:
+            store.close()
+        found = dict.fromkeys(finding for repository in self._repositories for finding in repository.findings)
+        findings = [finding for finding in found if finding not in self.told]
+        for finding in findings:
+            self.console.finding(finding)
+        return PartialError.code if findings else 0
 
     def progress(self) -> AbstractContextManager[Progress]:
         """Return what shows a service's progress as long as the block runs; nothing with --quiet or --json."""

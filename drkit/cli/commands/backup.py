@@ -96,7 +96,7 @@ def command(
     console.result({**structs.asdict(report), "verify": proof})
     _show(console, report)
     if proof is not None:
-        prove.show(console, proof)
+        prove.show(session, proof)
         if not proof.ok:
             return IntegrityError.code
     return PartialError.code if report.warnings else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drkit.cli.output import Console, count, duration, size
+from drkit.cli.output import count, duration, finding_text, size
 from drkit.cli.params import SNAP_HELP, LevelName
 from drkit.cli.session import Session
 from drkit.errors import IntegrityError, UsageError
@@ -56,7 +56,7 @@ def command(
     refs = repository.snapshots() if every else [repository.resolve(snap or "latest")]
     report = run(session, repository, refs, Level[level.upper()], every_pack=every, subset=subset)
     session.console.result(report)
-    show(session.console, report)
+    show(session, report)
     return 0 if report.ok else IntegrityError.code
 
 
@@ -76,10 +76,12 @@ def run(
         return verify(repository, refs, level=level, every_pack=every_pack, subset=subset or None, progress=progress)
 
 
-def show(console: Console, report: VerifyReport) -> None:
+def show(session: Session, report: VerifyReport) -> None:
     """Print a report: findings, then what was done."""
+    console = session.console
+    session.told.update(report.findings)
     for finding in report.findings:
-        console.line(f"{finding.code}: {finding.object}: {finding.message}")
+        console.line(f"{finding.code}: {finding_text(finding)}")
         console.line(f"  repair: {finding.repair}")
     console.note(
         f"{'verified' if report.ok else 'NOT verified'} at level {report.level}: "
