@@ -283,9 +283,8 @@ class Repository:
     """
 
     def __init__(self, root: str) -> None:
-        """Read the settings and the tables of all packs. StopError if this is no repository that can be read."""
+        """Read the settings. StopError if this is no repository that can be read."""
         self.root = root
-        self.decoder = find_decoder()
         self.packs: list[str] = []
         self.pack_numbers: dict[bytes, int] = {}
         self.frames: list[tuple[int, int, int]] = []  # pack, offset in it, compressed length
@@ -296,13 +295,17 @@ class Repository:
         self.decoded: OrderedDict[int, bytes] = OrderedDict()
         self.decoded_size = 0
         self.read_settings()
+
+    def read_packs(self) -> None:
+        """Read the tables of all packs. StopError if there is nothing here that decodes zstd."""
+        self.decoder = find_decoder()
         for directory in self.names("packs"):
             for name in self.names("packs", directory):
                 if name.endswith(".enc"):
                     raise StopError(20, "the repository is encrypted, which this version of recover.py cannot read")
                 if re.fullmatch(r"[0-9a-f]{64}\.zst", name):
                     self.pack_numbers[bytes.fromhex(name[:64])] = len(self.packs)
-                    self.packs.append(os.path.join(root, "packs", directory, name))
+                    self.packs.append(os.path.join(self.root, "packs", directory, name))
         for pack, path in enumerate(self.packs):
             try:
                 self.read_pack(pack, path)
@@ -429,7 +432,7 @@ class Repository:
         columns = Columns(self.decoded_frame(place >> 48), (place >> 24 & 0xFFFFFF) + (place & 0xFFFFFF))
         try:
             pack_count, rows = columns.numbers(2)
-            packs = columns.ids(pack_count)
+            packs = [self.pack_numbers.get(pack, -1) if any(pack) else own_pack for pack in columns.ids(pack_count)]
             table = [columns.numbers(rows) for _ in range(5)] if rows == len(children) else [()] * 5
         except DamagedError:
             return
@@ -437,10 +440,8 @@ class Repository:
         for child, pack, frame_offset, compressed, difference, length in zip(children, *table):
             offset = (difference + (end if before == (pack, frame_offset) else 0)) & 0xFFFFFFFF
             before, end = (pack, frame_offset) if length else (-1, -1), offset + length
-            pack_id = packs[pack] if pack < pack_count else b""
-            known = self.pack_numbers.get(pack_id) if any(pack_id) else own_pack
-            if known is not None:
-                self.learn(child, (known, frame_offset, compressed), offset, length)
+            if pack < pack_count and packs[pack] >= 0:
+                self.learn(child, (packs[pack], frame_offset, compressed), offset, length)
 
     def decode(self, data: bytes, limit: int) -> bytes:
         """Return the plaintext of a zstd frame, or what of it can be had. DamagedError if it must not be decoded."""
@@ -892,15 +893,13 @@ class Recovery:
             print(f"NOT SET {what}, {count} times, first on {shown(path)}: {error}")
         if self.target and os.geteuid():
             say("owners were not restored: only root can do that")
-        expected = self.expected.hexdigest()
-        try:
-            found = (
-                self.target.tree_hash(with_root=b"" in (e.path for e in self.directories[:1]))
-                if self.target
-                else expected
-            )
-        except OSError as error:
-            raise StopError(21, f"what was restored cannot be read back: {error}") from None
+        found = expected = self.expected.hexdigest()
+        if self.target:
+            say("reading back what was restored")
+            try:
+                found = self.target.tree_hash(with_root=any(not entry.path for entry in self.directories[:1]))
+            except OSError as error:
+                raise StopError(21, f"what was restored cannot be read back: {error}") from None
         if found != expected or (wanted and not self.lost and expected != wanted):
             raise StopError(21, f"MISMATCH: the tree hash is {found}, it should be {wanted or expected}")
         if self.lost:
@@ -957,6 +956,7 @@ def run(args: argparse.Namespace) -> int:
     repo = Repository(args.repo)
     if args.list:
         return list_snapshots(repo)
+    repo.read_packs()
     snapshot, code = find_snapshot(repo, args.snapshot)
     if code:
         print("A NEWER SNAPSHOT IS DAMAGED; this is the newest that can be read")
@@ -964,12 +964,12 @@ def run(args: argparse.Namespace) -> int:
     only, wanted = work.plugin(args.plugin) if args.plugin else (b"", str(snapshot.get("tree_sha256")))
     work.target = Target(args.target) if args.target else None
     work.run(only, args.include)
-    if not any(work.counts.values()) and not work.lost and (args.include or only):
+    if not any(work.counts.values()) and not work.lost and args.include:
         raise StopError(2, "nothing in the snapshot matches")
     return max(work.finish("" if args.include else wanted), code)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
@@ -986,7 +986,7 @@ def main() -> int:
         "snapshot", metavar="SNAP", nargs="?", default="latest", help="the beginning of an id, or latest"
     )
     try:
-        return run(parser.parse_args())
+        return run(parser.parse_args(arguments))
     except StopError as stop:
         say(f"error: {stop}")
         return stop.code
