@@ -314,7 +314,7 @@ def _rewrite(data: bytes, words: list[bytes], rng: Random) -> bytes:
     """Return the text with a seventh of its lines replaced by other words of the tree, each as long as before."""
     lines = data.split(b"\n")
     for number, line in enumerate(lines):
-        if line and rng.random() < 1 / 7:
+        if line.strip() and rng.random() < 1 / 7:
             new = b""
             while len(new) < len(line):
                 new += pick(rng, words) + b" "
