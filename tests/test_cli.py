@@ -105,7 +105,7 @@ def test_the_values_of_a_round(cli: Cli) -> None:
 
 def test_text_output(cli: Cli) -> None:
     run = cli.ok("backup", "source")
-    assert re.match(r"snapshot [0-9a-f]{12}: 4 files in 2 plugins, 86 B; 0 files unchanged\nadded ", run.text)
+    assert re.match(r"snapshot [0-9a-f]{12}: 4 files, 2 plugins, 86 B; 0 files unchanged\nadded ", run.text)
     assert cli.ok("backup", "source", "-q").out == b""
     lines = cli.ok("snapshots").text.splitlines()
     assert lines[0].split() == ["ID", "TIME", "(UTC)", "HOST", "SOURCE", "FILES", "PLUGINS", "SIZE", "TAGS"]

@@ -170,8 +170,9 @@ class Clock:
         return self.now
 
 
-def test_progress_shows_nothing_in_the_first_second() -> None:
-    err, clock = Stream(), Clock()
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_nothing_in_the_first_second(terminal: bool) -> None:
+    err, clock = Stream(terminal=terminal), Clock()
     with ConsoleProgress(Console(err=err), clock=clock) as progress:
         progress.start(10, 1000, "backing up")
         clock.now = 0.9
@@ -183,11 +184,11 @@ def test_progress_writes_lines_now_and_then_without_a_terminal() -> None:
     err, clock = Stream(), Clock()
     with ConsoleProgress(Console(err=err), clock=clock) as progress:
         progress.start(4, 4096, "backing up")
-        for now in (1.5, 2.0, 7.0):
+        for now in (5.5, 6.0, 11.0):
             clock.now = now
             progress.advance(1, 1024)
         progress.start(None, None, "reading")
-        clock.now = 13.0
+        clock.now = 17.0
         progress.advance(1, 10)
     assert err.text.splitlines() == [
         "backing up: 1 of 4 files, 1.0 KiB of 4.0 KiB",

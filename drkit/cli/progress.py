@@ -1,4 +1,4 @@
-"""How progress looks: a bar on a terminal, a line now and then elsewhere, nothing for the first second."""
+"""How progress looks: a bar on a terminal after a second, elsewhere a line every five."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class ConsoleProgress:
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._err = console.err
         self._clock = clock
-        self._next = clock() + FIRST_AFTER
+        self._terminal = console.err.isatty()
+        self._next = clock() + (FIRST_AFTER if self._terminal else LINE_EVERY)
         self._bar: Bar | None = None
         self.start(None, None, "")
 
@@ -46,7 +47,7 @@ class ConsoleProgress:
         now = self._clock()
         if now < self._next:
             return
-        if self._err.isatty():
+        if self._terminal:
             self._next = now + DRAW_EVERY
             self._draw()
         else:

@@ -107,7 +107,7 @@ def _show(console: Console, report: BackupReport) -> None:
         console.warn(warning)
     what = "dry run" if report.dry_run else f"snapshot {report.snapshot[:12]}"
     console.note(
-        f"{what}: {count(report.files, 'file')} in {count(report.plugins, 'plugin')}, {size(report.bytes_source)}; "
+        f"{what}: {count(report.files, 'file')}, {count(report.plugins, 'plugin')}, {size(report.bytes_source)}; "
         f"{count(report.files_unchanged, 'file')} unchanged"
     )
     verb = "would add" if report.dry_run else "added"
