@@ -176,6 +176,15 @@ def test_check_finds_damage_and_writes_nothing(repo: MiniRepo, tmp_path: Path) -
     assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "recover.py"] == before
 
 
+def test_what_the_system_refuses_is_told(repo: MiniRepo, target: Path) -> None:
+    """Only the attribute is missing: the content is proved, but the exit code is not 0."""
+    repo.backup([file("f", xattrs={"no-such-namespace.x": "AAAA"})])
+    result = run(repo, "--target", target)
+    assert (result.code, (target / "f").read_bytes()) == (3, b"content")
+    assert "NOT SET extended attribute 'no-such-namespace.x', 1 times, first on f" in result.out
+    assert "tree hash equal" in result.out
+
+
 def test_without_any_zstd_it_says_what_to_install(repo: MiniRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     repo.backup([file("f")])
     monkeypatch.setenv("PATH", "")

@@ -71,6 +71,11 @@ def shown(path: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) or "."
 
 
+def reason(error: Exception) -> str:
+    """Return what went wrong, without Python's decoration."""
+    return getattr(error, "strerror", None) or str(error) or repr(error)
+
+
 # ---- zstd ----------------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +335,7 @@ class Repository:
                     raise ValueError("its checksum is wrong")
                 good = good or settings
             except (OSError, *INVALID) as error:
-                say(f"warning: {name} is missing or damaged: {error}")
+                say(f"warning: {name} is missing or damaged: {reason(error)}")
         if not good and not self.names("snapshots"):
             raise StopError(10, f"there is no drkit repository in {self.root}")
         try:
@@ -830,7 +835,7 @@ class Recovery:
                         raise ValueError("it is not a directory")
                     good.append(entry)
                 except INVALID as error:
-                    self.lost[shown(line[:200])] = f"refused: {error!r}"
+                    self.lost[shown(line[:200])] = f"refused: {reason(error)}"
             self.repo.learn_hints(place, children)
             yield from good
 
@@ -867,7 +872,7 @@ class Recovery:
         except (DamagedError, OSError, OverflowError) as error:
             if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
                 raise StopError(3, f"no space left: {shown(entry.path)} and all after it are missing") from None
-            self.lost[shown(entry.path)] = str(error)
+            self.lost[shown(entry.path)] = reason(error)
             return False
         if entry.twin:
             self.twins.setdefault(entry.twin, entry.path)
@@ -890,7 +895,7 @@ class Recovery:
             print(f"LOST {what}: {why}")
         refused = self.target.refused if self.target else {}
         for what, (count, path, error) in refused.items():
-            print(f"NOT SET {what}, {count} times, first on {shown(path)}: {error}")
+            print(f"NOT SET {what}, {count} times, first on {shown(path)}: {reason(error)}")
         if self.target and os.geteuid():
             say("owners were not restored: only root can do that")
         found = expected = self.expected.hexdigest()
