@@ -520,6 +520,7 @@ class Repository:
                 raise DamagedError(f"snapshots/{name} is damaged: its bytes do not hash to its name")
             snapshot: dict[str, Any] = json.loads(data.decode())
             check_format(snapshot["format"], f"snapshots/{name}")
+            snapshot["tags"] = [str(tag) for tag in snapshot.get("tags") or ()]
             if snapshot["scope"] != "whole":
                 raise DamagedError(f"snapshots/{name} is a partial snapshot: take a newer recover.py")
         except (OSError, *INVALID) as error:
@@ -530,14 +531,7 @@ class Repository:
 # ---- Writing -------------------------------------------------------------------------------------------------------
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-KINDS = {
-    "d": stat.S_IFDIR,
-    "f": stat.S_IFREG,
-    "l": stat.S_IFLNK,
-    "p": stat.S_IFIFO,
-    "c": stat.S_IFCHR,
-    "b": stat.S_IFBLK,
-}
+KINDS = dict(zip("dflpcb", (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK)))
 
 
 def write(fd: int, data: bytes) -> None:
@@ -923,7 +917,7 @@ def list_snapshots(repo: Repository) -> int:
     for name in repo.snapshot_names():
         try:
             snapshot = repo.snapshot(name)
-            tags = "".join(f" [{tag}]" for tag in snapshot.get("tags", ()))
+            tags = "".join(f" [{tag}]" for tag in snapshot["tags"])
             source = shown(raw(snapshot, "source"))
             counts = f"{snapshot.get('files', 0)} files, {snapshot.get('plugins', 0)} plugins"
             print(f"{name[:23]}  {name[24:40]}  {source}  {counts}{tags}")
@@ -950,7 +944,7 @@ def find_snapshot(repo: Repository, spec: str) -> tuple[dict[str, Any], int]:
             say(f"warning: {error}")
             code = 3
             continue
-        if spec != "latest" or "rejected" not in snapshot.get("tags", ()):
+        if spec != "latest" or "rejected" not in snapshot["tags"]:
             say(f"snapshot {name[24:40]} of {name[:23]}")
             return snapshot, code
     raise StopError(20 if code else 2, "no snapshot can be read" if code else "all snapshots are tagged rejected")
