@@ -27,7 +27,7 @@ class FrameReader:
     def __init__(self, store: Store, limit: int = _CACHED) -> None:
         self._store = store
         self._limit = limit
-        self._cache: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
+        self._cache: OrderedDict[tuple[PackId, int, int], bytes] = OrderedDict()
         self._size = 0
 
     def frame(self, place: Place) -> bytes:
@@ -35,7 +35,7 @@ class FrameReader:
 
         ObjectNotFound if the pack is gone, StoreCorrupt if it is too short.
         """
-        key = (place.pack, place.frame_offset)
+        key = (place.pack, place.frame_offset, place.frame_length)  # a wrong hint must not spoil a right place
         plain = self._cache.get(key)
         if plain is not None:
             self._cache.move_to_end(key)
@@ -83,9 +83,11 @@ class BlobReader:
         """Yield the blobs of a file in order. BlobLost, possibly after some, if one is lost."""
         if entry.lists:
             for list_id in entry.lists:
-                ids, found = self.node(list_id, places.get(list_id))
-                for number, at in enumerate(range(0, len(ids), 32)):
-                    yield self.blob(ids[at : at + 32].hex(), found[number] if number < len(found) else None)
+                data, found = self.node(list_id, places.get(list_id))
+                ids = [data[at : at + 32] for at in range(0, len(data), 32)]
+                inner = dict(zip(dict.fromkeys(ids), found, strict=False))  # hints have each blob once
+                for raw in ids:
+                    yield self.blob(raw.hex(), inner.get(raw))
         elif entry.blobs:
             for blob_id in entry.blobs:
                 yield self.blob(blob_id, places.get(blob_id))
