@@ -82,7 +82,9 @@ def root(
     repo: Annotated[str, typer.Option("--repo", "-r", metavar="URL", envvar="DRKIT_REPO", help="The repository.")] = "",
     config: Annotated[
         str,
-        typer.Option(metavar="FILE", envvar="DRKIT_CONFIG", help="The configuration [default: ./drkit.toml]."),
+        typer.Option(
+            "--config", metavar="FILE", envvar="DRKIT_CONFIG", help="The configuration [default: ./drkit.toml]."
+        ),
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,  # noqa: ARG001
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what was asked for.")] = False,  # noqa: ARG001

@@ -46,17 +46,19 @@ def command(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The directory to back up.")],
     *,
-    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Mark the snapshot; repeatable.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="Mark the snapshot; repeatable.")
+    ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Leave out what matches; repeatable.")
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out what matches; repeatable.")
     ] = None,
     verify: Annotated[
-        LevelName | None, typer.Option(help="Verify the snapshot when it is stored; see 'drkit verify'.")
+        LevelName | None, typer.Option("--verify", help="Verify the snapshot when it is stored; see 'drkit verify'.")
     ] = None,
     level: Annotated[
-        int | None, typer.Option(min=1, max=19, metavar="N", help="zstd level of this backup, 1 to 19.")
+        int | None, typer.Option("--level", min=1, max=19, metavar="N", help="zstd level of this backup, 1 to 19.")
     ] = None,
-    host: Annotated[str, typer.Option(metavar="NAME", help="Record this instead of the host's name.")] = "",
+    host: Annotated[str, typer.Option("--host", metavar="NAME", help="Record this instead of the host's name.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and report, but store nothing.")] = False,
 ) -> int:
     """Take a snapshot of a directory.

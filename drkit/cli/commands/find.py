@@ -28,7 +28,7 @@ def command(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="A glob: of a name, or of a whole path if it has a '/'.")
     ],
-    snapshot: Annotated[str, typer.Option(metavar="SNAP", help=f"{SNAP_HELP} [default: all]")] = "",
+    snapshot: Annotated[str, typer.Option("--snapshot", metavar="SNAP", help=f"{SNAP_HELP} [default: all]")] = "",
 ) -> int:
     """Find a path in all snapshots, one line for each version.
 

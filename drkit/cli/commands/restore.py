@@ -38,9 +38,11 @@ def command(
     ctx: typer.Context,
     snap: Snap = "latest",
     *,
-    target: Annotated[str, typer.Option(metavar="DIR", help="Put the source's content directly into this directory.")],
+    target: Annotated[
+        str, typer.Option("--target", metavar="DIR", help="Put the source's content directly into this directory.")
+    ],
     include: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Restore only what matches; repeatable.")
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Restore only what matches; repeatable.")
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Replace what DIR holds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be restored; write nothing.")] = False,

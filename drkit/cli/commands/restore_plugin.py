@@ -25,13 +25,16 @@ def command(
     ctx: typer.Context,
     plugin: Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's path, or its name.")],
     *,
-    snapshot: Annotated[str, typer.Option(metavar="SNAP", help=SNAP_HELP)] = "latest",
+    snapshot: Annotated[str, typer.Option("--snapshot", metavar="SNAP", help=SNAP_HELP)] = "latest",
     target: Annotated[
-        str, typer.Option(metavar="DIR", help="Put the plugin's content directly into this directory.")
+        str, typer.Option("--target", metavar="DIR", help="Put the plugin's content directly into this directory.")
     ] = "",
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the live plugin.")] = False,
     source: Annotated[
-        str, typer.Option(metavar="DIR", help="With --in-place: the source, if it is not where it was backed up.")
+        str,
+        typer.Option(
+            "--source", metavar="DIR", help="With --in-place: the source, if it is not where it was backed up."
+        ),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be restored; write nothing.")] = False,
 ) -> int:

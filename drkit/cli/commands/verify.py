@@ -38,9 +38,14 @@ def command(
     snap: Annotated[str, typer.Argument(metavar="SNAP", help=f"{SNAP_HELP} [default: latest]")] = "",
     *,
     every: Annotated[bool, typer.Option("--all", help="Verify every snapshot, and every pack.")] = False,
-    level: Annotated[LevelName, typer.Option(help="How thoroughly; each level includes those before it.")] = "content",
+    level: Annotated[
+        LevelName, typer.Option("--level", help="How thoroughly; each level includes those before it.")
+    ] = "content",
     subset: Annotated[
-        str, typer.Option(metavar="N/M|P%", help="Read only the N-th of M parts of the packs, or P per cent of them.")
+        str,
+        typer.Option(
+            "--subset", metavar="N/M|P%", help="Read only the N-th of M parts of the packs, or P per cent of them."
+        ),
     ] = "",
 ) -> int:
     """Prove that what is stored can be restored.
