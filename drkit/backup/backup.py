@@ -62,6 +62,7 @@ def backup(
         report = job.run(None)
     else:
         with BackupLock(repo.store, now) as lock:
+            repo.store.clean_leftovers()
             report = job.run(lock)
     return report(monotonic() - began)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
+from hashlib import sha256
 
 from drkit.format import chunker
 from drkit.format.limits import INLINE_BLOBS, LIST_BLOBS
@@ -13,7 +13,7 @@ from drkit.format.settings import ChunkerSettings
 from drkit.model import Entry, Kind
 from drkit.repo.packer import Packer
 from drkit.repo.treewriter import NodeQueue
-from drkit.source.read import open_file, read_small, read_xattrs, same
+from drkit.source.read import open_file, read_small, read_still, read_xattrs, same
 from drkit.source.walk import Seen
 
 _ATTEMPTS = 3
@@ -34,6 +34,7 @@ class EntryReader:
         self._packer = packer
         self._queue = queue
         self._settings = settings
+        self._threshold = settings.threshold
         self._warn = warn
         self._links: dict[tuple[int, int], int] = {}
         self.data: bytes | None = None
@@ -46,7 +47,7 @@ class EntryReader:
         key = (status.st_dev, status.st_ino)
         number = self._links.get(key)
         if number is None:
-            number = int.from_bytes(hashlib.sha256(path).digest()[:6], "big") or 1
+            number = int.from_bytes(sha256(path).digest()[:6], "big") or 1
             self._links[key] = number
         return number
 
@@ -90,30 +91,39 @@ class EntryReader:
 
     def _file(self, seen: Seen) -> Entry:
         full = self._prefix + seen.path
-        if seen.stat.st_size < self._settings.threshold:
-            still = read_small(full, self._settings.threshold)
-            if still is not None:
-                if still.changed:
-                    self._warn(seen.path, "changed while it was read")
-                self.data, self.stat = still.data, still.stat
-                digest = hashlib.sha256(still.data)
+        status = seen.stat
+        if status.st_size < self._threshold:
+            found = read_still(full, status) or self._look_closer(seen.path, full)
+            if found is not None:
+                data, self.stat, xattrs = found
+                self.data = data
+                digest = sha256(data)
                 blob_id = digest.digest()
-                if still.data and not self._packer.has(blob_id):
-                    self._packer.add(blob_id, still.data)
-                return self._entry(seen.path, still.stat, len(still.data), digest.hexdigest(), (), still.xattrs)
+                if data and not self._packer.has(blob_id):
+                    self._packer.add(blob_id, data)
+                return self._entry(seen.path, self.stat, len(data), digest.hexdigest(), (), xattrs)
         return self._large(seen.path, full)
+
+    def _look_closer(self, path: bytes, full: bytes) -> tuple[bytes, os.stat_result, dict[str, str] | None] | None:
+        """Read a small file that does not hold still; None if it has grown into a large one."""
+        still = read_small(full, self._threshold)
+        if still is None:
+            return None
+        if still.changed:
+            self._warn(path, "changed while it was read")
+        return still.data, still.stat, still.xattrs
 
     def _large(self, path: bytes, full: bytes) -> Entry:
         """Read a file in chunks, again if it changed meanwhile; chunks of a discarded reading are stored in vain."""
         for attempt in range(_ATTEMPTS):
             fd, before = open_file(full)
             with open(fd, "rb", buffering=0) as file:
-                digest = hashlib.sha256()
+                digest = sha256()
                 size = 0
                 blobs = []
                 for chunk in chunker.cut(file, self._settings):
                     digest.update(chunk)
-                    blob_id = hashlib.sha256(chunk).digest()
+                    blob_id = sha256(chunk).digest()
                     if not self._packer.has(blob_id):
                         self._packer.add_chunk(blob_id, chunk)
                     blobs.append(blob_id)

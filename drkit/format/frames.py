@@ -7,6 +7,8 @@ import zstandard
 from drkit.errors import FormatError
 from drkit.format.limits import FRAME_MAX, WINDOW_MAX
 
+_EMPTY_MAX = 18 + 3 + 4  # header, one block without content, checksum
+
 
 def compressor(level: int) -> zstandard.ZstdCompressor:
     """Return a compressor for frames of the format. Not for use by two threads at once."""
@@ -28,6 +30,8 @@ def check_header(data: bytes | memoryview, size: int | None, limit: int = FRAME_
         raise FormatError(f"a frame states {stated} bytes of content, the limit is {limit}")
     if size is not None and stated != size:
         raise FormatError(f"a frame states {stated} bytes of content, its table says {size}")
+    if stated == 0 and len(data) > _EMPTY_MAX:
+        raise FormatError("an empty frame is followed by more")  # which the decoder below would not notice
     if header.window_size > max(WINDOW_MAX, limit):
         raise FormatError(f"a frame wants a window of {header.window_size} bytes, the limit is {WINDOW_MAX}")
     return int(stated)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from operator import lt
 
 import msgspec
 from msgspec import Struct
 
 from drkit.errors import FormatError
 from drkit.format.limits import LIST_CUT, NODE_BYTES, NODE_ENTRIES, SEGMENT_CUT
-from drkit.format.manifest import text_or_b64
+from drkit.format.manifest import is_id, text_or_b64
+from drkit.model import sort_key
 
 
 class ListLine(Struct, frozen=True, omit_defaults=True):
@@ -27,7 +29,8 @@ _encoder = msgspec.json.Encoder()
 
 def cuts_segment(path: bytes) -> bool:
     """Whether a segment ends after an entry of this path."""
-    return int.from_bytes(hashlib.sha256(path).digest()[:4], "big") % SEGMENT_CUT == 0
+    # The first four bytes as a big-endian number, modulo 32: only the last of them counts.
+    return hashlib.sha256(path).digest()[3] % SEGMENT_CUT == 0
 
 
 def cuts_list(first: bytes, level: int) -> bool:
@@ -50,14 +53,18 @@ def encode_child(first: bytes, node: bytes) -> bytes:
 
 
 def decode_children(data: bytes) -> list[tuple[bytes, str]]:
-    """Return (first path, id) of each child of a list. FormatError if the list is damaged."""
+    """Return (first path, id) of each child of a list. FormatError if it is damaged, empty or out of order."""
     import base64
 
     try:
         lines = _decoder.decode_lines(data)
-        return [(base64.b64decode(x.first_b64) if x.first_b64 else x.first.encode(), x.id) for x in lines]
-    except (msgspec.MsgspecError, ValueError) as error:
+        children = [(base64.b64decode(x.first_b64) if x.first_b64 else x.first.encode(), x.id) for x in lines]
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError(f"a list does not hold what it should: {error}") from error
+    keys = [sort_key(first) for first, _ in children]
+    if not keys or not all(map(lt, keys, keys[1:])) or not all(is_id(line.id) for line in lines):
+        raise FormatError("a list is empty or out of order, or names what is no id")
+    return children
 
 
 def split_list(children: Sequence[tuple[bytes, bytes]], level: int) -> list[list[tuple[bytes, bytes]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 
 from drkit.model import Entry
 
@@ -25,12 +26,24 @@ def tail(kind: str, mode: int, content: bytes) -> bytes:
     )
 
 
+@lru_cache(maxsize=512)  # a tree has few different modes, and many files
+def _file_head(mode: int) -> bytes:
+    return tail("f", mode, bytes(32))[:-32]
+
+
+@lru_cache(maxsize=512)
+def _directory_tail(mode: int) -> bytes:
+    return tail("d", mode, b"")
+
+
 def entry_tail(entry: Entry) -> bytes:
     """Return the last three fields of a manifest entry's row."""
     kind = entry.type
     if kind == "f":
-        content = bytes.fromhex(entry.sha256)
-    elif kind == "l":
+        return _file_head(entry.mode) + bytes.fromhex(entry.sha256)
+    if kind == "d":
+        return _directory_tail(entry.mode)
+    if kind == "l":
         content = entry.raw_target
     elif kind in "cb":
         content = b"%d" % entry.rdev

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Container, Iterator, Sequence
 from datetime import UTC, datetime
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from drkit.errors import (
     FormatError,
@@ -49,7 +49,7 @@ class SnapshotRef(Struct, frozen=True):
 
 
 class Segment(Struct):
-    """A stretch of a manifest: its entries, and where their blobs lie (by id).
+    """A stretch of a manifest: its entries, where their blobs lie (by id), and the entries' raw paths in step.
 
     `lost` says why a segment could not be read; it then has no entries, and everything from `first` to the next
     segment's first path is unknown.
@@ -60,6 +60,7 @@ class Segment(Struct):
     lost: str = ""
     first: bytes = b""
     id: str = ""
+    paths: list[bytes] = field(default_factory=list)
 
 
 class Node(Struct, frozen=True):
@@ -242,8 +243,7 @@ class Repository:
             try:
                 data, found = reader.node(node.id, node.place)
                 entries = manifest.decode_entries(data)
-                for entry in entries:
-                    checker.check(entry)
+                paths = checker.check(entries)
             except (BlobLost, FormatError) as error:
                 checker.skip()
                 yield Segment([], {}, lost=str(error), first=node.first, id=node.id)
@@ -251,7 +251,7 @@ class Repository:
             places = {
                 key: place for key, place in zip(manifest.child_ids(entries), found, strict=False) if place is not None
             }
-            yield Segment(entries, places, first=node.first, id=node.id)
+            yield Segment(entries, places, first=node.first, id=node.id, paths=paths)
 
     def plugins(self, snap: Snapshot) -> Iterator[PluginRow]:
         """Yield the plugin table in order. IntegrityError if a part of it is lost."""

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -32,6 +33,7 @@ class Seen(Struct, gc=False):
     closes: bool = False
 
 
+_name = attrgetter("name")
 _KINDS = {
     stat.S_IFREG: "f",
     stat.S_IFDIR: "d",
@@ -69,7 +71,7 @@ class Walker:
 
     def root_is_plugin(self) -> bool:
         """Whether the source itself is a plugin."""
-        return self._is_plugin(self._root, b"", self._heads)
+        return self._is_plugin(self._root, b"", self._list(self._root))
 
     def walk(self) -> Iterator[Seen]:
         """Yield every path below the root. A directory that cannot be listed is yielded without its content."""
@@ -94,10 +96,11 @@ class Walker:
                 if kind != "d":
                     yield Seen(path, status, kind)
                     continue
-                if STAGE.fullmatch(item.name):
+                name = item.name
+                if name.startswith(b".drkit-") and STAGE.fullmatch(name):
                     continue
                 inner = list_dir(full)
-                plugin = self._is_plugin(full, path, {entry.name for entry in inner}) if inner else False
+                plugin = self._is_plugin(full, path, inner) if inner else False
                 seen = Seen(path, status, kind, plugin)
                 yield seen
                 if inner or plugin:
@@ -119,8 +122,8 @@ class Walker:
             listed.sort(key=_name)
         return listed
 
-    def _is_plugin(self, full: bytes, path: bytes, names: set[bytes] | frozenset[bytes]) -> bool:
-        if not self._heads.isdisjoint(names):
+    def _is_plugin(self, full: bytes, path: bytes, listed: list[os.DirEntry[bytes]]) -> bool:
+        if not self._heads.isdisjoint(map(_name, listed)):
             for marker in self._markers:
                 try:
                     if stat.S_ISREG(os.lstat(full + b"/" + marker).st_mode):
@@ -132,7 +135,3 @@ class Walker:
             and self._plugin_globs.match(path)
             and not self._plugin_globs.match(path.rpartition(b"/")[0])
         )
-
-
-def _name(entry: os.DirEntry[bytes]) -> bytes:
-    return entry.name

@@ -48,7 +48,7 @@ class TreeVerifier:
                 continue
             self._blobs(name, segment)
             tails = [treehash.entry_tail(entry) for entry in segment.entries]
-            paths = [entry.raw_path for entry in segment.entries]
+            paths = segment.paths
             whole.add_rows(b"".join(map(treehash.row, paths, tails)))
             for entry, path, tail in zip(segment.entries, paths, tails, strict=True):
                 counts[entry.type] = counts.get(entry.type, 0) + 1

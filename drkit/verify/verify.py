@@ -189,7 +189,7 @@ def _restore(repo: Repository, ref: SnapshotRef, snap: Snapshot, scratch: bytes 
 
     directory = tempfile.mkdtemp(prefix=b"drkit-verify-", dir=scratch)
     try:
-        report = restore_tree(repo, ref, snap, os.path.join(directory, b"tree"), progress=job._progress)
+        report = restore_tree(repo, ref, os.path.join(directory, b"tree"), progress=job._progress)
         for lost in report.lost:
             job.report(Finding("file-lost", f"{ref.name} {lost.path}", lost.reason, REPAIR))
         if not report.lost and report.tree_sha256 != snap.tree_sha256:
