@@ -208,6 +208,14 @@ def test_damage_on_the_way_is_told_and_makes_exit_3(cli: Cli) -> None:
     assert (run.code, run.err.count("warning: ")) == (3, 2)
 
 
+@pytest.mark.parametrize("level", ["exists", "packs", "content", "restore"])
+def test_verify_at_every_level(cli: Cli, level: str) -> None:
+    snapshot = backup(cli)
+    result = cli.ok("verify", "--level", level, "--json").json
+    assert (result["level"], result["ok"], result["snapshots"]) == (level, True, [snapshot])
+    assert f"verified at level {level}: 1 snapshot" in cli.ok("verify", "--all", "--level", level).text
+
+
 def test_verify_prints_its_findings_once_and_exits_20(cli: Cli) -> None:
     backup(cli)
     (pack,) = (cli.home / "repo/packs").rglob("*.zst")

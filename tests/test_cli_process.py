@@ -71,6 +71,14 @@ def test_a_reader_that_leaves_early_sees_no_error(tmp_path: Path) -> None:
         assert process.wait(60) == 1
 
 
+def test_closed_streams_stop_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/f").touch()
+    script = f"'{sys.executable}' -m drkit init >&- 2>&- && '{sys.executable}' -m drkit backup source --json >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environ(tmp_path), check=False).returncode == 0
+    assert len(Cli(tmp_path).ok("snapshots", "-r", "repo", "--json").json["snapshots"]) == 1
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_clean_up_and_have_their_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,8 +31,8 @@ class Console:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
-        self.out = out or sys.stdout
-        self.err = err or sys.stderr
+        self.out = out or sys.stdout or _nowhere()  # None where the caller has closed it
+        self.err = err or sys.stderr or _nowhere()
 
     def result(self, value: Any) -> None:
         """Print the command's result, a struct or a dictionary, as one line of JSON; nothing without --json."""
@@ -176,6 +177,10 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """Return `1 file`, `1,200 files`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # open as long as the process
 
 
 def _escape(char: str) -> str:
