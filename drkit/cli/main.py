@@ -96,8 +96,8 @@ def _explain(error: BaseException) -> tuple[int, str, str]:
     # The parser's errors share no public base class across the versions of typer.
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        command = getattr(error, "ctx", None)
-        path = command.command_path if command else "drkit"
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "drkit"
         return UsageError.code, format_message(), f"see '{path} --help'"
     return DrkitError.code, f"{type(error).__name__}: {error}", DrkitError.default_hint
 
