@@ -244,6 +244,8 @@ class Repository:
                 data, found = reader.node(node.id, node.place)
                 entries = manifest.decode_entries(data)
                 paths = checker.check(entries)
+                if not paths or paths[0] != node.first:
+                    raise FormatError("a segment does not begin with the path that its list says")
             except (BlobLost, FormatError) as error:
                 checker.skip()
                 yield Segment([], {}, lost=str(error), first=node.first, id=node.id)
@@ -303,23 +305,30 @@ class Repository:
             Node(
                 child.raw_first,
                 child.id,
-                Place(_pack_id(child.pack), child.frame_offset, child.frame_length, child.offset, child.length)
+                Place(
+                    PackId(bytes.fromhex(child.pack)),
+                    child.frame_offset,
+                    child.frame_length,
+                    child.offset,
+                    child.length,
+                )
                 if child.pack
                 else None,
             )
             for child in root.children
         ]
-        yield from self._descend(reader, children, root.level, below, passed)
+        yield from self._descend(reader, children, root.level, None, below, passed)
 
     def _descend(
         self,
         reader: BlobReader,
         children: Sequence[Node],
         level: int,
+        end: bytes | None,
         below: bytes,
         passed: Callable[[str], object] | None,
     ) -> Iterator[Node | Segment]:
-        for node in _overlapping(children, below) if below else children:
+        for node, until in _overlapping(children, end, below):
             if level == 0:
                 yield node
                 continue
@@ -328,6 +337,8 @@ class Repository:
             try:
                 data, found = reader.node(node.id, node.place)
                 lines = nodes.decode_children(data)
+                if lines[0][0] != node.first or (until is not None and sort_key(lines[-1][0]) >= until):
+                    raise FormatError("a list holds other paths than the list above it says")
             except (BlobLost, FormatError) as error:
                 yield Segment([], {}, lost=str(error), first=node.first, id=node.id)
                 continue
@@ -335,27 +346,23 @@ class Repository:
                 Node(first, node_id, found[number] if number < len(found) else None)
                 for number, (first, node_id) in enumerate(lines)
             ]
-            yield from self._descend(reader, inner, level - 1, below, passed)
+            yield from self._descend(reader, inner, level - 1, until, below, passed)
 
 
 _COPY = "copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
 _OTHER_SNAPSHOT = "restore from another snapshot ('drkit snapshots'), and back up again"
 
 
-def _overlapping(children: Sequence[Node], below: bytes) -> Iterator[Node]:
-    """Yield the children that can hold `below` or anything under it, in the manifest's order of paths."""
+def _overlapping(children: Sequence[Node], end: bytes | None, below: bytes) -> Iterator[tuple[Node, bytes | None]]:
+    """Yield the children that can hold `below` or anything under it, in the manifest's order of paths.
+
+    With each comes the sort key at which it must have ended; `end` is that of the last, None where the tree ends.
+    """
     low = sort_key(below)
     high = low + b"\x01"  # after everything that starts with low + NUL, the separator
     for number, node in enumerate(children):
-        if sort_key(node.first) >= high:
+        if below and sort_key(node.first) >= high:
             return
-        following = children[number + 1] if number + 1 < len(children) else None
-        if following is None or sort_key(following.first) > low:
-            yield node
-
-
-def _pack_id(digits: str) -> PackId:
-    try:
-        return PackId(bytes.fromhex(digits))
-    except ValueError as error:
-        raise FormatError("a snapshot names a pack that cannot be") from error
+        until = sort_key(children[number + 1].first) if number + 1 < len(children) else end
+        if not below or until is None or until > low:
+            yield node, until
