@@ -7,8 +7,6 @@ import zstandard
 from drkit.errors import FormatError
 from drkit.format.limits import FRAME_MAX, WINDOW_MAX
 
-_EMPTY_MAX = 18 + 3 + 4  # header, one block without content, checksum
-
 
 def compressor(level: int) -> zstandard.ZstdCompressor:
     """Return a compressor for frames of the format. Not for use by two threads at once."""
@@ -26,12 +24,10 @@ def check_header(data: bytes | memoryview, size: int | None, limit: int = FRAME_
     except zstandard.ZstdError as error:
         raise FormatError(f"not a zstd frame: {error}") from error
     stated = header.content_size
-    if stated == zstandard.CONTENTSIZE_UNKNOWN or stated > limit:
-        raise FormatError(f"a frame states {stated} bytes of content, the limit is {limit}")
+    if stated == zstandard.CONTENTSIZE_UNKNOWN or not 0 < stated <= limit:
+        raise FormatError(f"a frame states {stated} bytes of content, allowed are 1 to {limit}")
     if size is not None and stated != size:
         raise FormatError(f"a frame states {stated} bytes of content, its table says {size}")
-    if stated == 0 and len(data) > _EMPTY_MAX:
-        raise FormatError("an empty frame is followed by more")  # which the decoder below would not notice
     if header.window_size > max(WINDOW_MAX, limit):
         raise FormatError(f"a frame wants a window of {header.window_size} bytes, the limit is {WINDOW_MAX}")
     return int(stated)

@@ -124,8 +124,10 @@ def encode_tail(table: PackTable) -> bytes:
 def read_table(size: int, read: Callable[[int, int], bytes]) -> PackTable:
     """Return the table of a pack of `size` bytes, through `read(offset, length)`; two reads at most.
 
-    FormatError if the tail is damaged, does not fit the size, or is of a newer major version.
+    FormatError if the tail is damaged, does not fit the size, or is of a newer major version, or the pack too large.
     """
+    if size > PACK_MAX:
+        raise FormatError(f"a pack of {size} bytes is over the limit of {PACK_MAX}")
     have = min(size, _GUESS)
     tail = read(size - have, have)
     if len(tail) < _FOOTER.size:

@@ -62,7 +62,7 @@ def decode(data: bytes) -> Settings:
             raise FormatError("its checksum is wrong")
         check_format(msgspec.convert(plain.get("format"), FormatVersion))
         settings = msgspec.convert(plain, Settings)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FormatError(f"it cannot be read: {error}") from error
     chunker = settings.chunker
     known = ChunkerSettings()
@@ -72,7 +72,8 @@ def decode(data: bytes) -> Settings:
         known.normalization,
     ):
         raise FormatError(f"it names a chunker that this drkit does not know: {chunker.algorithm}/{chunker.gear}")
-    if not 64 <= chunker.min <= chunker.avg <= chunker.max <= limits.FRAME_MAX:
+    most = limits.FRAME_MAX - limits.FRAME_TARGET  # a blob may join a frame that is nearly full
+    if not 64 <= chunker.min <= chunker.avg <= chunker.max <= most or not 0 <= chunker.threshold <= most:
         raise FormatError("its chunk sizes are not in order")
     return settings
 
