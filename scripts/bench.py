@@ -326,10 +326,10 @@ def report(bench: Bench, path: str | None, *, smoke: bool) -> None:
     print("Restores: drkit syncs and reads back what it wrote, restic and borg do not; tar is followed by `sync`.")
     print("Peak memory is that of all processes of a command together; less than 25 MB cannot be told apart.\n")
     print(markdown(bench.results, titles) + "\n")
-    if rows:
-        print(floors_markdown(rows))
     if smoke:
-        print("\nA smoke run: it shows that everything works; its figures mean nothing.")
+        print("A smoke run: it shows that everything works; its figures mean nothing.")
+    elif rows:
+        print(floors_markdown(rows))
     if path:
         results = [
             asdict(result) | {"median_s": statistics.median(run.seconds for run in result.runs)}

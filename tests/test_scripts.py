@@ -248,7 +248,7 @@ def test_large_files_share_what_is_shifted(tmp_path: Path) -> None:
     assert 0 < len(shifted) - len(first) < 100
 
 
-def test_bench_smoke(drkit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_smoke(drkit: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "work").mkdir()
     arguments = ["--smoke", "--tools", "tar", "--work", str(tmp_path / "work"), "--drkit", drkit]
     assert bench.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
@@ -257,7 +257,7 @@ def test_bench_smoke(drkit: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert ours.keys() >= {"corpus", "many", "unchanged", "verify", "restore", "plugin", "large"}
     assert all(len(result["runs"]) == 1 for result in ours.values())
     assert ours["large"]["size"] < 8_000_000
-    assert "| … added by it |" in capsys.readouterr().out
+    assert "| … added by it |" in capfd.readouterr().out
     assert os.listdir(tmp_path / "work") == []
 
 
