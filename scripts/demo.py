@@ -60,7 +60,8 @@ class Demo:
         accept: Sequence[int] = (0,),
     ) -> str:
         """Print the command, run it, and return its standard output. DemoError unless its exit code is accepted."""
-        print(dim(f"   $ {shlex.join(command)}"), flush=True)
+        shown = [f"{name}={shlex.quote(value)}" for name, value in variables.items()] + [shlex.join(command)]
+        print(dim(f"   $ {' '.join(shown)}"), flush=True)
         foreign = ("DRKIT_", "TURSO_", "PYTHONPATH")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         environment |= {f"XDG_{name}_HOME": os.path.join(self.work, name.lower()) for name in ("CACHE", "DATA")}
