@@ -13,6 +13,7 @@ from typing import Self
 import msgspec
 
 from drkit.errors import FormatError, ObjectNotFound
+from drkit.format.manifest import is_id
 from drkit.model import PackId
 from drkit.store.base import Store
 
@@ -42,8 +43,8 @@ class BackupLock:
             return  # taken away as stale: `held` has told the backup, if it came that far
 
     def refresh(self) -> None:
-        """Rewrite the lock if it is due."""
-        if self._now() - self._written >= REWRITE_AFTER:
+        """Rewrite the lock if it is due, but not if it was taken away: what it protected may be gone."""
+        if self._now() - self._written >= REWRITE_AFTER and self.held():
             self._write()
 
     def held(self) -> bool:
@@ -79,10 +80,12 @@ def condemned_packs(store: Store) -> dict[str, frozenset[PackId]]:
         try:
             data = store.get(info.name)
             record = msgspec.json.decode(data, type=_PruneRecord)
+            if not all(map(is_id, record.packs)):
+                raise ValueError("it names what is no pack")
             records[info.name] = frozenset(PackId(bytes.fromhex(digits)) for digits in record.packs)
         except ObjectNotFound:
             continue
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise FormatError(
                 f"the prune record {info.name} is damaged: {error}",
                 hint="if no prune is running, move it out of the repository and run the command again",

@@ -15,6 +15,7 @@ from drkit.errors import (
     ObjectExists,
     ObjectNotFound,
     RepositoryNotFound,
+    StoreCorrupt,
     UsageError,
 )
 from drkit.format import manifest, nodes, settings, snapshot
@@ -129,7 +130,7 @@ class Repository:
                 findings.append(Finding("settings-missing", name, f"{name} is missing", _COPY.format(store.url)))
             except NewerFormat:
                 raise
-            except FormatError as error:
+            except (FormatError, StoreCorrupt) as error:
                 findings.append(
                     Finding("settings-damaged", name, f"{name} is damaged: {error}", _COPY.format(store.url))
                 )
@@ -193,7 +194,7 @@ class Repository:
         for ref in reversed(self.snapshots()):
             try:
                 loaded = self.load(ref)
-            except IntegrityError as error:
+            except (IntegrityError, StoreCorrupt) as error:
                 self.findings.append(Finding("snapshot-damaged", ref.name, str(error), _OTHER_SNAPSHOT))
                 continue
             if "rejected" not in loaded.tags:
