@@ -12,6 +12,8 @@ FORMAT_MINOR: Final = 0
 
 FRAME_TARGET: Final = MIB
 META_FRAME_TARGET: Final = 256 * KIB
+FRAME_BLOBS: Final = 16_384
+"""A frame with this many blobs is closed, however small they are: their rows in the tables need room too."""
 FRAME_MAX: Final = 8 * MIB
 WINDOW_MAX: Final = 8 * MIB
 PACK_TARGET: Final = 32 * MIB

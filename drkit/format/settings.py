@@ -72,7 +72,7 @@ def decode(data: bytes) -> Settings:
         known.normalization,
     ):
         raise FormatError(f"it names a chunker that this drkit does not know: {chunker.algorithm}/{chunker.gear}")
-    most = limits.FRAME_MAX - limits.FRAME_TARGET  # a blob may join a frame that is nearly full
+    most = limits.CHUNK_MAX  # larger blobs could make frames and packs over their limits
     if not 64 <= chunker.min <= chunker.avg <= chunker.max <= most or not 0 <= chunker.threshold <= most:
         raise FormatError("its chunk sizes are not in order")
     return settings
