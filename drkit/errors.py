@@ -63,7 +63,7 @@ class LockedError(DrkitError):
     """Another process holds the lock that this command needs."""
 
     code = 11
-    default_hint = "wait for the other command, or see who holds it with 'drkit unlock --dry-run'"
+    default_hint = "wait until the other command has ended, then run this one again"
 
 
 class WrongKey(DrkitError):
@@ -124,25 +124,25 @@ class DrillFailed(DrkitError):
     """A drill missed its target or did not restore."""
 
     code = 22
-    default_hint = "see 'drkit status', then 'drkit verify --level restore'"
+    default_hint = "run 'drkit verify --level restore' for what is damaged"
 
 
 class GuardRefused(DrkitError):
     """No edit permit: the proof that the rule asks for is not there, or somebody else edits."""
 
     code = 30
-    default_hint = "run 'drkit guard check PLUGIN --source DIR' to see why"
+    default_hint = "run 'drkit verify --level restore', then try again"
 
 
 class ProposalRejected(DrkitError):
     """A proposal did not pass the validators."""
 
     code = 31
-    default_hint = "see the findings with 'drkit enhance validate'"
+    default_hint = "mend what the findings name, then try again"
 
 
 class BudgetExhausted(DrkitError):
     """A quota or a budget is used up."""
 
     code = 32
-    default_hint = "see 'drkit enhance quota' for when it opens again"
+    default_hint = "wait until the quota opens again, or raise it in drkit.toml"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from hashlib import sha256
+from typing import Protocol
 
 from drkit.format import chunker
 from drkit.format.limits import INLINE_BLOBS, LIST_BLOBS
@@ -19,6 +19,14 @@ from drkit.source.walk import Seen
 _ATTEMPTS = 3
 
 
+class Warn(Protocol):
+    """Takes a warning about a path; `lost` says that the path is not in the snapshot."""
+
+    def __call__(self, path: bytes, what: str, *, lost: bool = True) -> None:
+        """Keep the warning."""
+        ...
+
+
 class EntryReader:
     """Makes entries. `warn` is told of what vanished, could not be read, or changed while it was read."""
 
@@ -28,7 +36,7 @@ class EntryReader:
         packer: Packer,
         queue: NodeQueue,
         settings: ChunkerSettings,
-        warn: Callable[[bytes, str], None],
+        warn: Warn,
     ) -> None:
         self._prefix = source.rstrip(b"/") + b"/"
         self._packer = packer
@@ -110,7 +118,7 @@ class EntryReader:
         if still is None:
             return None
         if still.changed:
-            self._warn(path, "changed while it was read")
+            self._warn(path, "changed while it was read", lost=False)
         return still.data, still.stat, still.xattrs
 
     def _large(self, path: bytes, full: bytes) -> Entry:
@@ -134,7 +142,7 @@ class EntryReader:
             if still or attempt == _ATTEMPTS - 1:
                 break
         if not still:
-            self._warn(path, "changed while it was read")
+            self._warn(path, "changed while it was read", lost=False)
         self.stat = after
         return self._entry(path, after, size, digest.hexdigest(), tuple(blobs), xattrs)
 

@@ -11,8 +11,10 @@ from msgspec import Struct
 from drkit.backup.statcache import Cached
 from drkit.format import treehash
 from drkit.format.limits import PLUGIN_MANIFEST_MAX
-from drkit.format.manifest import text_or_b64
+from drkit.format.manifest import encode_line, text_or_b64
+from drkit.format.nodes import cuts_segment, is_full
 from drkit.model import PluginRow
+from drkit.repo.treewriter import TreeWriter
 from drkit.source.read import read_small
 
 MANIFEST = b".claude-plugin/plugin.json"
@@ -113,3 +115,21 @@ class PluginTracker:
 def _recall(segment: Cached, number: int) -> tuple[bytes, bytes, int]:
     path, tail = segment.row(number)
     return path, tail, segment.entry(number).size
+
+
+def write_plugin_table(rows: list[PluginRow], table: TreeWriter) -> None:
+    """Give the rows, in order, to the writer of their tree, cut like a manifest."""
+    lines: list[bytes] = []
+    first = b""
+    size = 0
+    for row in rows:
+        path = row.raw_path
+        if not lines:
+            first = path
+        lines.append(encode_line(row))
+        size += len(lines[-1])
+        if cuts_segment(path) or is_full(len(lines), size):
+            table.segment(first, b"".join(lines), ())
+            lines, size = [], 0
+    if lines:
+        table.segment(first, b"".join(lines), ())

@@ -30,7 +30,7 @@ def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
             lines = b"".join(manifest.encode_line(entry) for entry in entries)
             tails = [treehash.entry_tail(entry) for entry in entries]
             rows = b"".join(map(treehash.row, paths, tails))
-            keys = [bytes.fromhex(child)[:16] for child in manifest.child_ids(entries)]
+            keys = b"".join(bytes.fromhex(child)[:16] for child in manifest.child_ids(entries))
             final = not (nodes.cuts_segment(paths[-1]) or nodes.is_full(len(paths), len(lines)))
             node_id = bytes.fromhex(segment.id)
             yield Cached(node_id, paths, [NEVER] * len(paths), rows, keys, final=final, lines=lines)

@@ -41,10 +41,13 @@ class Recorder:
         if nodes.cuts_segment(path) or nodes.is_full(len(self._lines), self._size):
             self._end_segment(final=False)
 
-    def reuse(self, segment: Cached, stats: list[Stat] | None) -> None:
-        """Append a whole segment of the previous backup, unchanged but perhaps for its stats."""
+    def reuse(self, segment: Cached, stats: list[Stat] | None, *, stored: bool) -> None:
+        """Append a whole segment of the previous backup, unchanged but perhaps for its stats.
+
+        `stored` says that the segment itself is known to be in the repository.
+        """
         node_id = segment.id
-        if self._packer.has(node_id):
+        if stored or self._packer.has(node_id):
             self._tree.reuse(segment.paths[0], node_id)
         else:
             entries = manifest.decode_entries(segment.lines)
@@ -63,7 +66,7 @@ class Recorder:
         blobs = _blobs(self._entries)
         node_id = self._tree.segment(self._paths[0], data, blobs)
         self.hash.add_rows(rows)
-        keys = [blob[:16] for blob in blobs]
+        keys = b"".join(blob[:16] for blob in blobs)
         self._cache.add(Cached(node_id, self._paths, self._stats, rows, keys, final=final, lines=data))
         self._paths, self._stats, self._rows, self._lines, self._entries = [], [], [], [], []
         self._size = 0

@@ -14,7 +14,7 @@ from drkit.backup.files import EntryReader
 from drkit.backup.plugins import PluginTracker
 from drkit.backup.previous import Cursor
 from drkit.backup.recorder import Recorder
-from drkit.backup.statcache import NEVER, Previous, Stat
+from drkit.backup.statcache import NEVER, Cached, Previous, Stat
 from drkit.format import treehash
 from drkit.model import Entry, PluginRow, sort_key
 from drkit.progress import Progress
@@ -35,6 +35,7 @@ class Scan:
         reader: EntryReader,
         recorder: Recorder,
         packer: Packer,
+        complete: bool,
         horizon_ns: int,
         progress: Progress,
         tick: Callable[[], None],
@@ -42,6 +43,8 @@ class Scan:
         self.files = self.dirs = self.others = 0
         self.bytes = self.unchanged = 0
         self.rows: list[PluginRow] = []
+        self.changed = False
+        """Whether anything differs from the previous backup, or was not there to compare."""
         self._plugins = PluginTracker(source)
         self._known = previous.plugins
         self._cursor = Cursor(previous.segments)
@@ -51,9 +54,12 @@ class Scan:
         self._horizon = horizon_ns
         self._progress = progress
         self._tick = tick
+        self.complete = complete
+        """Whether all that the previous backup speaks of is in the repository."""
         self._whole = False
         self._usable = False
         self._new_stats: list[Stat] | None = None
+        self._last: tuple[Cached, list[Stat] | None] | None = None
         self._enter_segment()
 
     def run(self, walker: Walker) -> None:
@@ -101,7 +107,8 @@ class Scan:
         self._skip_below(b"")
         if plugins:
             self.rows.append(plugins.closes())
-        self._break()
+        if self._last is not None:
+            self._recorder.reuse(*self._last, stored=self.complete)
         self._recorder.finish()
         self._progress.advance(self.files - files_since, self.bytes - bytes_since)
         self.rows.sort(key=lambda row: sort_key(row.raw_path))
@@ -129,12 +136,14 @@ class Scan:
             return None
         entry = self._reader.entry(seen)
         if entry is None:
+            self.changed = True
             self._plugins.changed()
             self._break()
             return None
         self._count(entry.type, entry.size)
         if entry == known:
             return entry
+        self.changed = True
         tail = treehash.entry_tail(entry)
         plugins = self._plugins
         if plugins:
@@ -162,9 +171,11 @@ class Scan:
             self._recorder.add(segment.entry(at), path, segment.row(at)[1], stat or segment.stats[at])
         cursor.at = at + 1
         if cursor.at == len(segment.paths):
-            if self._whole:
-                self._recorder.reuse(segment, self._new_stats)
-                self._whole = False
+            if self._whole and segment.final:
+                self._last = segment, self._new_stats  # whole only if nothing follows: its end is no cut
+            elif self._whole:
+                self._recorder.reuse(segment, self._new_stats, stored=self.complete)
+            self._whole = False
             cursor.next_segment()
             self._enter_segment()
 
@@ -172,19 +183,22 @@ class Scan:
         """Decide, at the start of a segment of the previous backup, whether it may be taken over whole."""
         cursor = self._cursor
         if cursor.at == 0 and (segment := cursor.segment) is not None:
-            self._whole = self._recorder.at_start and not segment.final
-            self._usable = self._packer.index.has_all(segment.keys)
+            self._whole = self._recorder.at_start
+            self._usable = self.complete or self._packer.index.has_all(segment.keys)
             self._new_stats = None
 
     def _break(self) -> None:
         """Record singly what was matched of a segment that cannot be taken over whole after all."""
-        if not self._whole:
-            return
-        self._whole = False
-        segment = self._cursor.segment
-        assert segment is not None
-        stats = self._new_stats or segment.stats
-        for number in range(self._cursor.at):
+        if self._last is not None:
+            (segment, new_stats), self._last = self._last, None
+            self._add_singly(segment, new_stats, len(segment.paths))
+        elif self._whole and self._cursor.segment is not None:
+            self._whole = False
+            self._add_singly(self._cursor.segment, self._new_stats, self._cursor.at)
+
+    def _add_singly(self, segment: Cached, new_stats: list[Stat] | None, count: int) -> None:
+        stats = new_stats or segment.stats
+        for number in range(count):
             self._recorder.add(segment.entry(number), segment.paths[number], segment.row(number)[1], stats[number])
 
     def _skip_to(self, path: bytes) -> None:
@@ -200,6 +214,7 @@ class Scan:
             self._removed()
 
     def _removed(self) -> None:
+        self.changed = True
         self._break()
         self._plugins.changed()
         self._cursor.step()

@@ -24,7 +24,7 @@ from msgspec import Struct
 from drkit.format import manifest, treehash
 from drkit.model import Entry, PluginRow
 
-_MAGIC = b"drkit stat cache 1\n"
+_MAGIC = b"drkit stat cache 2\n"
 _SIZES = struct.Struct("<II")
 _FOOTER = struct.Struct("<QI8s")
 _END = b"drkitend"
@@ -73,8 +73,8 @@ class Cached:
     """One segment of a manifest, with what `stat` said of its entries.
 
     `paths` and `stats` run in step; `rows` are the tree hash's rows in one piece; `keys` are the first 16 bytes of
-    the ids of all its blobs and blob lists; `final` says that the manifest ended here, so that the cut is not one
-    that its path asks for.
+    the ids of all its blobs and blob lists, in one piece; `final` says that the manifest ended here, so that the cut
+    is not one that its path asks for.
     """
 
     __slots__ = ("_entries", "_lines", "_rows", "block", "final", "id", "keys", "number", "paths", "rows", "stats")
@@ -85,7 +85,7 @@ class Cached:
         paths: list[bytes],
         stats: list[Stat],
         rows: bytes,
-        keys: list[bytes],
+        keys: bytes,
         *,
         final: bool,
         lines: bytes | None = None,
@@ -124,11 +124,26 @@ class Cached:
         return self._rows[number]
 
 
+class Summary(Struct, array_like=True):
+    """What a cache says of the whole backup: the snapshot's id, its plugins, and every pack that was there, with sizes.
+
+    As long as all these packs are there, so is every blob and node of that snapshot.
+    """
+
+    snapshot: str
+    plugins: list[PluginRow]
+    packs: dict[bytes, int]
+
+
 class Previous(Struct):
-    """What the backup before saw: segments in order, and the plugin table by path."""
+    """What the backup before saw: segments in order, and the plugin table by path.
+
+    `summary` is None where it was read from the manifest instead of a cache.
+    """
 
     segments: Iterator[Cached]
     plugins: dict[bytes, PluginRow]
+    summary: Summary | None = None
 
 
 def cache_path(directory: bytes, repository_id: str, source: bytes) -> bytes:
@@ -148,12 +163,11 @@ def read_cache(path: bytes) -> Previous | None:
             if mark != _END or offset + length != end:
                 return None
             file.seek(offset)
-            rows = msgspec.msgpack.decode(
-                zstandard.ZstdDecompressor().decompress(file.read(length)), type=list[PluginRow]
-            )
+            packed = file.read(length)
+        summary = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(packed), type=Summary)
     except _DAMAGED:
         return None
-    return Previous(_read_segments(path, offset), {row.raw_path: row for row in rows})
+    return Previous(_read_segments(path, offset), {row.raw_path: row for row in summary.plugins}, summary)
 
 
 def _read_segments(path: bytes, end: int) -> Iterator[Cached]:
@@ -173,13 +187,12 @@ def _read_block(file: BinaryIO) -> _Block:
     head_size, lines_size = _SIZES.unpack(file.read(_SIZES.size))
     block = _Block(file.read(head_size), file.read(lines_size))
     for number, head in enumerate(_heads.decode(zstandard.ZstdDecompressor().decompress(block.packed[0]))):
-        keys = [head.keys[at : at + 16] for at in range(0, len(head.keys), 16)]
         paths = head.paths.split(b"\0")
         stats: list[Stat] = list(_STAT.iter_unpack(head.stats))
         if len(paths) != len(stats):
             raise ValueError("columns differ in length")
         block.segments.append(
-            Cached(head.id, paths, stats, head.rows, keys, final=head.final, block=block, number=number)
+            Cached(head.id, paths, stats, head.rows, head.keys, final=head.final, block=block, number=number)
         )
         block.lengths.append(head.lines)
     return block
@@ -226,7 +239,7 @@ class CacheWriter:
         elif len(self._pending) >= _BLOCK_SEGMENTS:
             self._flush()
 
-    def commit(self, plugins: list[PluginRow]) -> None:
+    def commit(self, summary: Summary) -> None:
         """Finish the file and put it in the old one's place. Not synced: a torn cache does not decode."""
         if self._path is None:
             return
@@ -234,7 +247,7 @@ class CacheWriter:
         self._write(leave=0)
         file = self._open()
         offset = file.tell()
-        packed = _pack(msgspec.msgpack.encode(plugins))
+        packed = _pack(msgspec.msgpack.encode(summary))
         file.write(packed + _FOOTER.pack(offset, len(packed), _END))
         file.close()
         os.replace(self._temporary, self._path)
@@ -267,7 +280,7 @@ def _pack_block(segments: list[Cached]) -> tuple[bytes, bytes]:
             b"\0".join(segment.paths),
             b"".join(_STAT.pack(*stat) for stat in segment.stats),
             segment.rows,
-            b"".join(segment.keys),
+            segment.keys,
             len(segment.lines),
         )
         for segment in segments

@@ -6,13 +6,13 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
 
-from drkit.errors import FormatError, IntegrityError, ObjectExists, ObjectNotFound
+from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format import indexfile
 from drkit.format.indexfile import ID_SIZE, IndexedPack
 from drkit.format.limits import INDEX_MERGED
 from drkit.format.pack import PackTable, read_table
 from drkit.model import Finding, IndexId, Kind, PackId, Place
-from drkit.repo.names import index_name, pack_id_of, pack_name
+from drkit.repo.names import index_id_of, index_name, pack_id_of, pack_name, put_hashed
 from drkit.store.base import Store
 
 
@@ -78,9 +78,10 @@ class Index:
         row = self._rows.get(key)
         return [] if row is None else [self._place(number) for number in (row, *self._others.get(key, ()))]
 
-    def has_all(self, keys: Iterable[bytes]) -> bool:
-        """Whether blobs with all these 16-byte keys are known."""
-        return self._rows.keys() >= set(keys)
+    def has_all(self, keys: bytes) -> bool:
+        """Whether the blobs whose 16-byte keys stand in `keys`, in one piece, are all known."""
+        rows = self._rows
+        return all(keys[at : at + ID_SIZE] in rows for at in range(0, len(keys), ID_SIZE))
 
     def locate(self, ids: Iterable[bytes], packs: set[PackId]) -> list[bytes]:
         """Add the packs of blobs to `packs`; return the ids that are not known."""
@@ -115,8 +116,19 @@ class LoadedIndex:
         self.findings: list[Finding] = []
         self.objects: list[IndexId] = []
         """The index objects that are live, that is, readable and not superseded."""
+        self.damaged: list[IndexId] = []
+        """The index objects that are not readable and not superseded."""
         self.unindexed: list[PackId] = []
         """Packs in the store that no index object names; their blobs are in the index all the same."""
+
+
+def stored_packs(store: Store, *, without: frozenset[PackId] = frozenset()) -> dict[PackId, int]:
+    """Return the sizes of the packs that the store has, except those in `without`."""
+    return {
+        pack_id: info.size
+        for info in store.list("packs/")
+        if (pack_id := pack_id_of(info.name)) and pack_id not in without
+    }
 
 
 def load_index(store: Store, *, without: frozenset[PackId] = frozenset()) -> LoadedIndex:
@@ -126,11 +138,7 @@ def load_index(store: Store, *, without: frozenset[PackId] = frozenset()) -> Loa
     index objects and unreadable packs become findings, never errors: what they would have told is in the packs.
     """
     loaded = LoadedIndex()
-    stored = {
-        pack_id: info.size
-        for info in store.list("packs/")
-        if (pack_id := pack_id_of(info.name)) and pack_id not in without
-    }
+    stored = stored_packs(store, without=without)
     named: set[PackId] = set()
     for pack in _indexed_packs(store, loaded):
         named.add(pack.id)
@@ -151,28 +159,37 @@ _REPAIR = "back up again, which stores what the source still has; drkit verify -
 
 
 def _indexed_packs(store: Store, loaded: LoadedIndex) -> Iterator[IndexedPack]:
-    superseded: set[str] = set()
-    # Newest first: what a later object supersedes need not be read at all.
+    superseded: set[IndexId] = set()
+    readable: dict[IndexId, tuple[IndexedPack, ...]] = {}
+    damaged: dict[IndexId, str] = {}
+    # Newest first: what a later object supersedes need not be read at all, unless stamps are too coarse to tell.
     for info in sorted(store.list("index/"), key=lambda info: info.modified, reverse=True):
-        if info.name in superseded:
-            continue
-        try:
-            data = store.get(info.name)
-            index_id = IndexId(hashlib.sha256(data).digest())
-            if index_name(index_id) != info.name:
-                raise FormatError("its bytes do not hash to its name")
-            decoded = indexfile.decode(data)
-        except ObjectNotFound:
-            continue  # a prune removed it after we listed
-        except IntegrityError as error:
-            loaded.findings.append(
-                Finding("index-damaged", info.name, str(error), "drkit backup writes the index anew")
-            )
-            continue
-        loaded.objects.append(index_id)
-        superseded.update(index_name(other) for other in decoded.supersedes)
-        yield from decoded.packs
-    loaded.objects = [index_id for index_id in loaded.objects if index_name(index_id) not in superseded]
+        index_id = index_id_of(info.name)
+        if index_id is None:
+            message = "this is no index object: its name is not its hash"
+            loaded.findings.append(Finding("stray", info.name, message, "move it out of the repository"))
+        elif index_id not in superseded:
+            try:
+                data = store.get(info.name)
+                if hashlib.sha256(data).digest() != index_id:
+                    raise FormatError("its bytes do not hash to its name")
+                decoded = indexfile.decode(data)
+            except ObjectNotFound:
+                continue  # a prune removed it after we listed
+            except (IntegrityError, StoreCorrupt) as error:
+                damaged[index_id] = str(error)
+                continue
+            readable[index_id] = decoded.packs
+            superseded.update(decoded.supersedes)
+    for index_id, why in damaged.items():
+        if index_id not in superseded:
+            loaded.damaged.append(index_id)
+            repair = "drkit backup writes the index anew"
+            loaded.findings.append(Finding("index-damaged", index_name(index_id), why, repair))
+    for index_id, packs in readable.items():
+        if index_id not in superseded:
+            loaded.objects.append(index_id)
+            yield from packs
 
 
 def _adopt(store: Store, pack_id: PackId, size: int, loaded: LoadedIndex) -> None:
@@ -180,7 +197,7 @@ def _adopt(store: Store, pack_id: PackId, size: int, loaded: LoadedIndex) -> Non
         table = read_pack_table(store, pack_id, size)
     except ObjectNotFound:
         return
-    except IntegrityError as error:
+    except (IntegrityError, StoreCorrupt) as error:
         loaded.findings.append(Finding("pack-damaged", pack_name(pack_id), str(error), _REPAIR))
         return
     loaded.unindexed.append(pack_id)
@@ -193,28 +210,29 @@ def read_pack_table(store: Store, pack_id: PackId, size: int) -> PackTable:
     return read_table(size, lambda offset, length: store.get_range(name, offset, length))
 
 
-def write_index(store: Store, packs: Iterable[IndexedPack], supersedes: tuple[IndexId, ...] = ()) -> list[IndexId]:
-    """Store index objects for packs that are durable already; several if one would exceed 8 MiB."""
-    written: list[IndexId] = []
-    batch: list[IndexedPack] = []
+def write_index(
+    store: Store, packs: Iterable[IndexedPack], supersedes: tuple[IndexId, ...] = ()
+) -> tuple[list[IndexId], int]:
+    """Store index objects for packs that are durable already, several if one would exceed 8 MiB.
+
+    Returns their ids and the sum of their sizes.
+    """
+    batches: list[list[IndexedPack]] = [[]]
     size = 0
     for pack in packs:
-        batch.append(pack)
-        size += len(pack.table.ids) + 5 * len(pack.table.lengths) + 12 * len(pack.table.frame_lengths)
         if size >= INDEX_MERGED:
-            written.append(_put_index(store, batch, supersedes=()))
-            batch, size = [], 0
-    if batch or supersedes:
+            batches.append([])
+            size = 0
+        batches[-1].append(pack)
+        size += len(pack.table.ids) + 5 * len(pack.table.lengths) + 12 * len(pack.table.frame_lengths)
+    written = []
+    total = 0
+    for batch in batches:
         # The superseding object comes last: until it is there, the old ones stay live.
-        written.append(_put_index(store, batch, supersedes))
-    return written
-
-
-def _put_index(store: Store, packs: list[IndexedPack], supersedes: tuple[IndexId, ...]) -> IndexId:
-    data = indexfile.encode(indexfile.IndexObject(tuple(packs), supersedes))
-    index_id = IndexId(hashlib.sha256(data).digest())
-    try:
-        store.put(index_name(index_id), data)
-    except ObjectExists:
-        return index_id  # the same bytes under the same name
-    return index_id
+        last = batch is batches[-1]
+        data = indexfile.encode(indexfile.IndexObject(tuple(batch), supersedes if last else ()))
+        index_id = IndexId(hashlib.sha256(data).digest())
+        put_hashed(store, index_name(index_id), data)
+        written.append(index_id)
+        total += len(data)
+    return written, total

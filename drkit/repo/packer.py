@@ -9,21 +9,22 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 import zstandard
 
-from drkit.errors import IntegrityError, ObjectExists
+from drkit.errors import IntegrityError
 from drkit.format import frames, hints
 from drkit.format.indexfile import ID_SIZE, IndexedPack, shorten
-from drkit.format.limits import FRAME_TARGET, META_FRAME_TARGET, PACK_TARGET
+from drkit.format.limits import FRAME_BLOBS, FRAME_TARGET, META_FRAME_TARGET, PACK_TARGET
 from drkit.format.pack import PackTable, encode_tail
 from drkit.format.settings import Settings
 from drkit.model import Kind, PackId, Place
 from drkit.repo.index import Index
-from drkit.repo.names import pack_name
+from drkit.repo.names import pack_name, put_hashed
 from drkit.store.base import Store
 
 _Blob = tuple[Kind, bytes, bytes]
@@ -71,6 +72,11 @@ class _Lane:
         self.nodes: dict[bytes, Place] = {}
         """Segments and lists in the open pack, for hints that lie in the same pack."""
 
+    @property
+    def full(self) -> bool:
+        """Whether the open pack is large enough, with the ids, kinds and lengths in its table, to be closed."""
+        return len(self.buffer) + len(self.table.ids) + 5 * len(self.table.lengths) >= PACK_TARGET
+
     def submit(self, blobs: list[_Blob], level: int) -> None:
         self._under_way.append(self._packer.workers.submit(_make_frame, blobs, level))
         self.collect(leave=_UNDER_WAY)
@@ -109,13 +115,20 @@ class _Lane:
 class Packer:
     """Stores new blobs. A context manager: leaving it stops the workers, whatever happened.
 
-    `index` knows what is stored, and learns of each new pack once it is durable.
+    `index` loads what is stored; it learns of each new pack once that is durable.
     """
 
     def __init__(
-        self, store: Store, index: Index, settings: Settings, *, level: int | None, dry_run: bool = False
+        self,
+        store: Store,
+        index: Callable[[], Index],
+        settings: Settings,
+        *,
+        level: int | None,
+        dry_run: bool = False,
     ) -> None:
-        self.index = index
+        self._load_index = index
+        self._index: Index | None = None
         self.new_packs: list[IndexedPack] = []
         self.bytes_added = 0
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="drkit-pack")
@@ -146,6 +159,13 @@ class Packer:
         for pool in (self.workers, self._puts):
             pool.shutdown(wait=True, cancel_futures=True)
 
+    @property
+    def index(self) -> Index:
+        """What is stored, loaded when first asked for: a backup without changes never asks."""
+        if self._index is None:
+            self._index = self._load_index()
+        return self._index
+
     def has(self, blob_id: bytes) -> bool:
         """Whether the blob is stored, or on its way."""
         return blob_id[:ID_SIZE] in self._pending or blob_id in self.index
@@ -155,7 +175,7 @@ class Packer:
         self._pending.add(blob_id[:ID_SIZE])
         self._small.append((Kind.DATA, blob_id, data))
         self._small_size += len(data)
-        if self._small_size >= FRAME_TARGET:
+        if self._small_size >= FRAME_TARGET or len(self._small) >= FRAME_BLOBS:
             self._flush_small()
 
     def add_chunk(self, blob_id: bytes, data: bytes) -> None:
@@ -181,15 +201,9 @@ class Packer:
         self.data.collect()
 
     def flush_nodes(self) -> None:
-        """Bring all nodes into the open metadata pack, and close it if it is full.
-
-        A pack with metadata is closed nowhere else: hints that say "this pack" stay true.
-        """
+        """Bring all nodes into the open metadata pack, where the nodes above them find their places."""
         self._submit_nodes()
         self.meta.collect()
-        if len(self.meta.buffer) >= PACK_TARGET:
-            self.meta.seal()
-            self.settle()
 
     def share_pack(self) -> None:
         """Let metadata go into the open data pack, as in a small backup."""
@@ -224,12 +238,7 @@ class Packer:
         buffer += encode_tail(table)
         pack_id = PackId(hashlib.sha256(buffer).digest())
         if not self._dry_run:
-            try:
-                self._store.put(pack_name(pack_id), buffer)
-            except ObjectExists:
-                # The same content was stored before; a damaged object of this name is replaced by the right bytes.
-                if hashlib.sha256(self._store.get(pack_name(pack_id))).digest() != pack_id:
-                    self._store.put(pack_name(pack_id), buffer, overwrite=True)
+            put_hashed(self._store, pack_name(pack_id), buffer)
         self.bytes_added += len(buffer)
         return IndexedPack(pack_id, len(buffer), shorten(table))
 
@@ -246,7 +255,7 @@ class Packer:
             self._after_data()
 
     def _after_data(self) -> None:
-        if len(self.data.buffer) >= PACK_TARGET:
+        if self.data.full:
             self.data.seal()
         self.settle(leave=2)
 
@@ -254,3 +263,7 @@ class Packer:
         if self._nodes:
             self.meta.submit(self._nodes, self._small_level)
             self._nodes, self._nodes_size = [], 0
+            if self.meta.full:
+                # Only here, where no node waits: hints that say "this pack" are in the pack that they were made for.
+                self.meta.seal()
+                self.settle()

@@ -1,0 +1,45 @@
+"""What must hold of a source before anything is read or written."""
+
+from __future__ import annotations
+
+import os
+
+from drkit.errors import UsageError
+from drkit.model import show_path
+from drkit.repo import Repository
+from drkit.source.globs import Globs
+
+
+def check_source(repo: Repository, source: bytes, excludes: Globs) -> frozenset[tuple[int, int]]:
+    """Refuse a source that cannot be what was meant; return the (device, inode) of a repository to leave out of it."""
+    shown = show_path(source)
+    try:
+        with os.scandir(source) as entries:
+            empty = next(entries, None) is None
+    except FileNotFoundError:
+        raise UsageError(
+            f"the source {shown} does not exist", hint="check the path, and whether its disk is mounted"
+        ) from None
+    except NotADirectoryError:
+        raise UsageError(f"the source {shown} is not a directory", hint="name the directory that holds it") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the source {shown}: {error.strerror}", hint="check its permissions") from error
+    if empty:
+        raise UsageError(f"the source {shown} is empty", hint="check the path, and whether its disk is mounted")
+    location = repo.location()
+    if location is None:
+        return frozenset()
+    if location == source or source.startswith(location.rstrip(b"/") + b"/"):
+        raise UsageError(
+            f"the source {shown} lies inside the repository", hint="name the tree to protect, not its backup"
+        )
+    if location.startswith(source.rstrip(b"/") + b"/"):
+        inside = location[len(source.rstrip(b"/")) + 1 :]
+        if not excludes.match(inside):
+            raise UsageError(
+                f"the repository lies inside the source, at {show_path(inside)}",
+                hint=f"keep it elsewhere, or leave it out with --exclude '/{show_path(inside)}'",
+            )
+        status = os.stat(location)
+        return frozenset({(status.st_dev, status.st_ino)})
+    return frozenset()
