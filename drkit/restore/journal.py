@@ -30,7 +30,8 @@ class Record(Struct, frozen=True, omit_defaults=True):
 
     `live` is the name, in base64, of what is replaced, in the directory of the journal; empty where the stage
     lies inside of the directory that it replaces. `new` and `old` are (device, inode) of the two trees before
-    the swap; `old` is None where there was nothing. `mode` and `mtime_ns` are the new tree's own.
+    the swap; `old` is None where there was nothing. `mode` and `mtime_ns` are the new
+    tree's own, `old_mtime_ns` that of the directory in which a stage lies that replaces its content.
     """
 
     state: str
@@ -40,6 +41,7 @@ class Record(Struct, frozen=True, omit_defaults=True):
     old: tuple[int, int] | None = None
     mode: int = -1
     mtime_ns: int | None = None
+    old_mtime_ns: int | None = None
 
 
 class Journal:

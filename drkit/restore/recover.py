@@ -51,7 +51,7 @@ def _recover(dir_fd: int, directory: bytes, journal: Journal) -> str:
     done = "removed what an interrupted restore had staged for"
     try:
         if record.state == "swap":
-            stage.redo()
+            stage.settle()
             done = "finished an interrupted restore of"
         elif record.state == "undo":
             stage.undo()

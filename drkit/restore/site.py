@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from drkit import osutil
 from drkit.errors import DrkitError, NoSpace, StoreError, UsageError
 from drkit.model import show_path
-from drkit.osutil import mount_points
 from drkit.restore.dirs import OPEN_DIR, lstat
 
 LOST_AND_FOUND = b"lost+found"
@@ -61,7 +61,7 @@ def open_site(parent_fd: int, name: bytes, path: bytes) -> Site:
     UsageError if something is mounted below it, which a swap would take along or delete.
     """
     try:
-        mounts = mount_points()
+        mounts = osutil.mount_points()
         if below := sorted(mount for mount in mounts if mount.startswith(path.rstrip(b"/") + b"/")):
             raise UsageError(f"{show_path(below[0])} is mounted inside of {show_path(path)}", hint="unmount it first")
         found = lstat(parent_fd, name) if name else os.fstat(parent_fd)
@@ -89,7 +89,8 @@ def open_target(target: bytes, *, make_parents: bool) -> Site | None:
         raise UsageError(f"{show_path(path)} is not a directory")
     if not make_parents and not os.path.isdir(parent):
         return None
-    os.makedirs(parent, exist_ok=True)
+    if not os.path.isdir(parent):
+        os.makedirs(parent, exist_ok=True)
     return open_site(os.open(parent, OPEN_DIR), name, path)
 
 

@@ -61,13 +61,17 @@ class Stage:
         """
         if site.inside and any(is_journal(name) for name in map(os.fsencode, os.listdir(site.dir_fd))):
             raise LockedError(f"another restore is working in {show_path(site.path)}")
+        record = Record(
+            "staging",
+            live=base64.b64encode(site.live).decode(),
+            old_mtime_ns=os.fstat(site.dir_fd).st_mtime_ns if site.inside else None,
+        )
         for _ in range(_TRIES):
             journal = Journal.create(site.dir_fd, b".drkit-" + random(8).hex().encode())
             if journal is not None:
                 break
         else:
             raise StoreError(f"cannot find a free name for a stage beside {show_path(site.path)}")
-        record = Record("staging", live=base64.b64encode(site.live).decode())
         stage = cls(site, journal, record)
         try:
             journal.write(record)
@@ -123,7 +127,7 @@ class Stage:
                 self._save_old(base)
             self._write(msgspec.structs.replace(base, method=way))
             try:
-                self.redo()
+                self._do()
             except OSError as error:
                 if way == "exchange" and error.errno in _NO_EXCHANGE:
                     way = "rename"
@@ -153,18 +157,29 @@ class Stage:
         self._journal.write(record)
         self.record = record
 
-    def redo(self) -> None:
-        """Do the swap that the record announces, or what of it was not done, durably."""
+    def _do(self) -> None:
+        """Do the swap that the record announces, durably."""
         way = self.record.method
         if way == "exchange":
             if self._live_id() == self.record.old:
                 osutil.rename_exchange(self.site.dir_fd, self.name, self.site.dir_fd, self.site.live)
         elif way == "rename":
-            self._redo_rename()
+            self._replace()
         elif way == "files":
             self._mirror(self.name)
         elif way == "move":
             self._move_up()
+        self._sync()
+
+    def settle(self) -> None:
+        """Finish a swap in whose middle its process died. One that had not begun is not begun now."""
+        way = self.record.method
+        if way == "rename":
+            staged, _, old = self._there()
+            if staged and old:
+                self._replace()
+        elif way in ("files", "move"):
+            self._do()
         self._sync()
 
     def undo(self) -> None:
@@ -174,7 +189,7 @@ class Stage:
             if self._live_id() == self.record.new:
                 osutil.rename_exchange(self.site.dir_fd, self.name, self.site.dir_fd, self.site.live)
         elif way == "rename":
-            self._undo_rename()
+            self._replace_back()
         elif way == "files":
             self._mirror(self._old)
         elif way == "move":
@@ -184,7 +199,7 @@ class Stage:
                     self._moved.pop()
         self._sync()
 
-    def _redo_rename(self) -> None:
+    def _replace(self) -> None:
         staged, live, old = self._there()
         if staged and live and old:
             raise Unclear(f"somebody made {show_path(self.site.path)} anew while it was being replaced")
@@ -194,7 +209,7 @@ class Stage:
         if staged and not live:
             self._rename(self.name, self.site.live)
 
-    def _undo_rename(self) -> None:
+    def _replace_back(self) -> None:
         staged, live, old = self._there()
         if staged and live and old:
             raise Unclear(f"somebody made {show_path(self.site.path)} anew while it was being replaced")
@@ -243,7 +258,6 @@ class Stage:
     def finish(self) -> str:
         """Remove the old tree, now that the live one was checked; return a note if it could not be removed."""
         try:
-            self._write(msgspec.structs.replace(self.record, state="done"))
             self.drop()
         except OSError as error:
             self._journal.close()
@@ -259,9 +273,10 @@ class Stage:
         """
         try:
             if self.record.state == "swap":
+                self.record = msgspec.structs.replace(self.record, state="undo")
                 with contextlib.suppress(OSError):
                     # Without this line a crash in the middle of undoing would be finished the other way: whole, too.
-                    self._write(msgspec.structs.replace(self.record, state="undo"))
+                    self._journal.write(self.record)
                 self.undo()
         except (OSError, Unclear) as error:
             self._journal.close()
@@ -276,9 +291,16 @@ class Stage:
 
     def drop(self) -> None:
         """Remove the stage, the copy of the old tree, and at last the journal."""
+        record = self.record
+        mtime = record.mtime_ns if record.state == "swap" else record.old_mtime_ns
+        if record.state in ("swap", "undo") and record.method in ("files", "move"):
+            # From here on neither tree in the stage is whole: nothing may be finished from it, or undone.
+            self._write(msgspec.structs.replace(record, state="done", old_mtime_ns=mtime))
         remove(self.site.dir_fd, self.name)
         remove(self.site.dir_fd, self._old)
         self._journal.remove()
+        if self.site.inside and mtime is not None:  # making and removing the stage has changed it
+            os.utime(self.site.dir_fd, ns=(mtime, mtime))
 
     def leave(self) -> None:
         """Leave everything as it is for the next run."""

@@ -1,0 +1,114 @@
+"""What the tests of restoring share: repositories in memory, made by hand or by a backup, and hostile manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from drkit.backup.backup import BackupOptions, backup
+from drkit.clock import utc_now
+from drkit.model import Entry, FormatVersion, Place, PluginRow, Root, Snapshot, SnapshotId
+from drkit.progress import NullProgress
+from drkit.repo import BlobLost, Repository, Segment, SnapshotRef
+from drkit.store.memory import MemoryStore
+
+REF = SnapshotRef("snapshots/made-up", SnapshotId("0" * 64), "20250101T000000.000000Z")
+
+
+def back_up(source: Path | bytes, repo: Repository | None = None) -> tuple[Repository, SnapshotRef]:
+    """Back a directory up into a repository in memory."""
+    repo = repo or Repository.create(MemoryStore(), now=utc_now())
+    backup(repo, os.fsencode(source), options=BackupOptions(), progress=NullProgress(), now=utc_now, cache_dir=None)
+    return repo, repo.resolve("latest")
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file(path: str, content: bytes = b"content", **more: Any) -> Entry:
+    """A file's entry; its content is looked up by hash in FakeRepository.blobs."""
+    return _owned(path=path, type="f", size=len(content), sha256=sha(content), **{"mode": 0o644, **more})
+
+
+def folder(path: str, **more: Any) -> Entry:
+    return _owned(path=path, type="d", **{"mode": 0o755, **more})
+
+
+def link(path: str, target: str, **more: Any) -> Entry:
+    return _owned(path=path, type="l", target=target, mode=0, **more)
+
+
+def _owned(**fields: Any) -> Entry:
+    return Entry(**{"uid": os.geteuid(), "gid": os.getegid(), "mtime_ns": 1_600_000_000_000_000_007, **fields})
+
+
+class FakeReader:
+    """Blobs from a dict; what is not in it is lost."""
+
+    def __init__(self, blobs: Mapping[str, bytes]) -> None:
+        self.blobs = blobs
+
+    def blob(self, blob_id: str, place: Place | None) -> bytes:
+        try:
+            return self.blobs[blob_id]
+        except KeyError:
+            raise BlobLost(f"the blob {blob_id[:16]}… is lost: no pack holds it") from None
+
+    def content(self, entry: Entry, places: Mapping[str, Place]) -> Iterator[bytes]:
+        ids = entry.blobs
+        for list_id in entry.lists:
+            raw = self.blob(list_id, None)
+            ids += tuple(raw[at : at + 32].hex() for at in range(0, len(raw), 32))
+        for blob_id in ids:
+            yield self.blob(blob_id, None)
+
+
+class FakeRepository(Repository):
+    """A repository that hands out any manifest, checked by nobody: a hostile one, or one that is half lost.
+
+    Segments are lists of entries, or a string: why that segment is lost.
+    """
+
+    def __init__(self, *segments: list[Entry] | str, blobs: list[bytes] | None = None, tree: str = "") -> None:
+        self.parts = segments
+        self.blobs = {sha(blob): blob for blob in (blobs if blobs is not None else [b"content"])}
+        self.tree = tree
+        self.readers = 0
+
+    def load(self, ref: SnapshotRef) -> Snapshot:
+        return Snapshot(
+            format=FormatVersion(),
+            repository_id="0" * 32,
+            time=ref.time,
+            clock=ref.time,
+            host="here",
+            manifest=Root(0, ()),
+            plugin_table=Root(0, ()),
+            tree_sha256=self.tree,
+            program="test",
+            source="/nowhere",
+        )
+
+    def segments(self, snap: Snapshot, *, below: bytes = b"", **_: Any) -> Iterator[Segment]:
+        for part in self.parts:
+            if isinstance(part, str):
+                yield Segment([], {}, lost=part)
+            else:
+                yield Segment(part, {}, first=part[0].raw_path if part else b"")
+
+    def reader(self) -> Any:
+        self.readers += 1
+        return FakeReader(self.blobs)
+
+
+def plugin_row(path: str, tree: str = "") -> PluginRow:
+    return PluginRow(path=path, name="plugin", tree_sha256=tree)
+
+
+def leftovers(directory: Path) -> list[str]:
+    """Names of stages, journals and temporary files anywhere below a directory."""
+    return [str(path) for path in directory.rglob("*") if path.name.startswith((".drkit-", ".tmp-"))]
