@@ -37,6 +37,9 @@ SCENARIOS = {
     "plugin": "… one plugin restored",
     "large": "{large}, first backup",
 }
+MEMORY = "/dev/shm"
+KEEP_FREE = 10_000 * MB
+KEEP_INODES = 1_000_000
 
 
 class BenchError(Exception):
@@ -145,11 +148,20 @@ class Bench:
             tool.holds = source
 
     def target(self, parent: str) -> str:
-        """Return a new empty directory for a restore; the one before it is removed."""
-        path = os.path.join(parent, "target")
-        remove(path)
-        os.mkdir(path)
-        return path
+        """Return a new empty directory for a restore.
+
+        Those before it stay on the disk while there is room: where what is freed is discarded, making files is several
+        times slower for a good while after many were removed, and no `sync` waits for that.
+        """
+        room = os.statvfs(parent)
+        on_disk = os.path.dirname(parent) != MEMORY
+        if not on_disk or room.f_bavail * room.f_frsize < KEEP_FREE or room.f_favail < KEEP_INODES:
+            if on_disk:
+                note("removing restored trees to make room: what is measured next may be slower for it")
+            for name in os.listdir(parent):
+                if name.startswith("target-"):
+                    remove(os.path.join(parent, name))
+        return tempfile.mkdtemp(prefix="target-", dir=parent)
 
 
 def first_backup(bench: Bench, scenario: str, tools: list[Tool]) -> None:
@@ -213,17 +225,16 @@ def restore(bench: Bench, scenario: str, parent: str) -> None:
         return run
 
     bench.alternate(scenario, bench.tools, once)
-    remove(os.path.join(parent, "target"))
 
 
 def restore_tmpfs(bench: Bench) -> None:
     """Restore everything into memory, if there is room for it twice."""
     files, size = _count(bench.tree("many"))
-    room = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+    room = shutil.disk_usage(MEMORY).free if os.path.isdir(MEMORY) else 0
     if room < 2 * (size + 8_192 * files):
-        note(f"restore-tmpfs is left out: {room / MB:.0f} MB are free in /dev/shm")
+        note(f"restore-tmpfs is left out: {room / MB:.0f} MB are free in {MEMORY}")
         return
-    with tempfile.TemporaryDirectory(prefix="drkit-bench-", dir="/dev/shm") as parent:
+    with tempfile.TemporaryDirectory(prefix="drkit-bench-", dir=MEMORY) as parent:
         restore(bench, "restore-tmpfs", parent)
 
 
