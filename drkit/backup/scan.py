@@ -132,8 +132,6 @@ class Scan:
 
     def _changed(self, seen: Seen, known: Entry | None) -> Entry | None:
         """Make the path's entry anew, and record it unless it equals `known`. None if it cannot be read."""
-        if seen.kind == "s":
-            return None
         entry = self._reader.entry(seen)
         if entry is None:
             self.changed = True

@@ -41,12 +41,11 @@ _KINDS = {
     stat.S_IFIFO: "p",
     stat.S_IFCHR: "c",
     stat.S_IFBLK: "b",
-    stat.S_IFSOCK: "s",
 }
 
 
 class Walker:
-    """Walks a source. Nothing is opened but directories; what cannot be read is given to `problem`.
+    """Walks a source. Nothing is opened but directories; what cannot be read is given to `problem`; no sockets.
 
     `leave_out` are (device, inode) pairs that are skipped wherever they stand, with everything below them.
     """
@@ -92,7 +91,9 @@ class Walker:
                     continue
                 if leave_out and (status.st_dev, status.st_ino) in leave_out:
                     continue
-                kind = kinds[stat.S_IFMT(status.st_mode)]
+                kind = kinds.get(stat.S_IFMT(status.st_mode))
+                if kind is None:
+                    continue  # a socket: it is nothing without the process that listens
                 if kind != "d":
                     yield Seen(path, status, kind)
                     continue
