@@ -59,10 +59,6 @@ class EntryReader:
             self._links[key] = number
         return number
 
-    def recall_link(self, status: os.stat_result, number: int) -> bool:
-        """Note the group of a file that is taken over unread; False if this walk numbered the group otherwise."""
-        return self._links.setdefault((status.st_dev, status.st_ino), number) == number
-
     def entry(self, seen: Seen) -> Entry | None:
         """Return the entry of a path as it is now; None, with a warning, if it cannot be read."""
         self.data = None

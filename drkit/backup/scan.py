@@ -219,9 +219,10 @@ class Scan:
         self._enter_segment()
 
     def _same_link(self, seen: Seen) -> bool:
+        """Whether a file's hard-link group starts where it did: renaming its first path leaves the others as they are."""
         segment = self._cursor.segment
         assert segment is not None
-        return self._reader.recall_link(seen.stat, segment.entry(self._cursor.at).link)
+        return self._reader.link_number(seen.stat, seen.path) == segment.entry(self._cursor.at).link
 
     def _trustable(self, entry: Entry) -> Stat:
         """Return the stat for the next backup, or NEVER if a later write could leave the same stat behind."""
