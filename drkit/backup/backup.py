@@ -121,6 +121,7 @@ class _Job:
                     recorder=recorder,
                     packer=packer,
                     complete=self._complete(previous),
+                    blobs=repo.reader(),
                     horizon_ns=int(started.timestamp() * 1e9) - _SLACK_NS,
                     progress=self._progress,
                     tick=self._ticker(lock, packer, started),

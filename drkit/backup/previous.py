@@ -7,25 +7,24 @@ from collections.abc import Iterator
 from drkit.backup.statcache import NEVER, Cached, Previous
 from drkit.errors import IntegrityError, StoreError
 from drkit.format import manifest, nodes, treehash
-from drkit.model import PluginRow, Snapshot
+from drkit.model import Snapshot
 from drkit.repo import Repository
 
 
 def from_manifest(repo: Repository, parent: Snapshot) -> Previous:
-    """Return the parent's manifest where there is no cache: all files are read again, but segments are recognised."""
-    try:
-        plugins: dict[bytes, PluginRow] = {row.raw_path: row for row in repo.plugins(parent)}
-    except (IntegrityError, StoreError):
-        plugins = {}  # a damaged parent only costs speed
-    return Previous(_manifest_segments(repo, parent), plugins)
+    """Return the parent's manifest where there is no cache: all files are read again, but segments are recognised.
+
+    Without its plugins: of a plugin with a lost segment nobody can say that nothing was removed from it.
+    """
+    return Previous(_manifest_segments(repo, parent), {})
 
 
 def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
     try:
         for segment in repo.segments(parent):
-            if segment.lost:
-                continue
             entries = segment.entries
+            if not entries:
+                continue
             paths = [entry.raw_path for entry in entries]
             lines = b"".join(manifest.encode_line(entry) for entry in entries)
             tails = [treehash.entry_tail(entry) for entry in entries]
@@ -33,7 +32,7 @@ def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
             keys = b"".join(bytes.fromhex(child)[:16] for child in manifest.child_ids(entries))
             final = not (nodes.cuts_segment(paths[-1]) or nodes.is_full(len(paths), len(lines)))
             node_id = bytes.fromhex(segment.id)
-            yield Cached(node_id, paths, [NEVER] * len(paths), rows, keys, final=final, lines=lines)
+            yield Cached(node_id, paths, [NEVER] * len(paths), rows, keys, [], final=final, lines=lines)
     except (IntegrityError, StoreError):
         return  # a damaged parent only costs speed
 

@@ -67,7 +67,8 @@ class Recorder:
         node_id = self._tree.segment(self._paths[0], data, blobs)
         self.hash.add_rows(rows)
         keys = b"".join(blob[:16] for blob in blobs)
-        self._cache.add(Cached(node_id, self._paths, self._stats, rows, keys, final=final, lines=data))
+        lists = b"".join(bytes.fromhex(blob_list) for entry in self._entries for blob_list in entry.lists)
+        self._cache.add(Cached(node_id, self._paths, self._stats, rows, keys, lists, final=final, lines=data))
         self._paths, self._stats, self._rows, self._lines, self._entries = [], [], [], [], []
         self._size = 0
 

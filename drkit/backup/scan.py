@@ -16,8 +16,10 @@ from drkit.backup.previous import Cursor
 from drkit.backup.recorder import Recorder
 from drkit.backup.statcache import NEVER, Cached, Previous, Stat
 from drkit.format import treehash
+from drkit.format.indexfile import ID_SIZE
 from drkit.model import Entry, PluginRow, sort_key
 from drkit.progress import Progress
+from drkit.repo import BlobLost, BlobReader
 from drkit.repo.packer import Packer
 from drkit.source.walk import Seen, Walker
 
@@ -36,6 +38,7 @@ class Scan:
         recorder: Recorder,
         packer: Packer,
         complete: bool,
+        blobs: BlobReader,
         horizon_ns: int,
         progress: Progress,
         tick: Callable[[], None],
@@ -51,6 +54,7 @@ class Scan:
         self._reader = reader
         self._recorder = recorder
         self._packer = packer
+        self._blobs = blobs
         self._horizon = horizon_ns
         self._progress = progress
         self._tick = tick
@@ -182,8 +186,23 @@ class Scan:
         cursor = self._cursor
         if cursor.at == 0 and (segment := cursor.segment) is not None:
             self._whole = self._recorder.at_start
-            self._usable = self.complete or self._packer.index.has_all(segment.keys)
+            self._usable = self.complete or self._is_stored(segment)
             self._new_stats = None
+
+    def _is_stored(self, segment: Cached) -> bool:
+        """Whether all content is stored, that of files with blob lists too: a prune may have left only the lists."""
+        index = self._packer.index
+        if not index.has_all(segment.keys):
+            return False
+        for at in range(0, len(segment.lists), 32):
+            list_id = segment.lists[at : at + 32]
+            try:
+                ids = self._blobs.blob(list_id.hex(), index.find(list_id))
+            except BlobLost:
+                return False
+            if not index.has_all(b"".join(ids[start : start + ID_SIZE] for start in range(0, len(ids), 32))):
+                return False
+        return True
 
     def _break(self) -> None:
         """Record singly what was matched of a segment that cannot be taken over whole after all."""
@@ -219,7 +238,7 @@ class Scan:
         self._enter_segment()
 
     def _same_link(self, seen: Seen) -> bool:
-        """Whether a file's hard-link group starts where it did: renaming its first path leaves the others as they are."""
+        """Whether a file's hard-link group starts where it did: moving its first path leaves the others as they are."""
         segment = self._cursor.segment
         assert segment is not None
         return self._reader.link_number(seen.stat, seen.path) == segment.entry(self._cursor.at).link

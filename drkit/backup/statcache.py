@@ -1,8 +1,8 @@
 """The stat cache: what the last backup of a source saw, so that unchanged files need not be read again.
 
 Disposable and local. It holds, segment by segment in manifest order, what `stat` said of each entry, the segment's
-id and lines; and the plugin table. A cache that does not decode, or has no end, is as good as none: the source is
-read again.
+id and lines; and the plugin table. All of it is taken or, where the checksum at its end is wrong, nothing: then the
+source is read again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import hashlib
 import os
 import secrets
 import struct
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
+from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -22,12 +24,12 @@ import zstandard
 from msgspec import Struct
 
 from drkit.format import manifest, treehash
+from drkit.format.limits import MIB
 from drkit.model import Entry, PluginRow
 
 _MAGIC = b"drkit stat cache 2\n"
 _SIZES = struct.Struct("<II")
-_FOOTER = struct.Struct("<QI8s")
-_END = b"drkitend"
+_FOOTER = struct.Struct("<QII")
 _STAT = struct.Struct("<qqqQ")
 _BLOCK_SEGMENTS = 64
 _DAMAGED = (OSError, zstandard.ZstdError, msgspec.MsgspecError, struct.error, ValueError)
@@ -47,6 +49,7 @@ class _Head(Struct, array_like=True):
     stats: bytes
     rows: bytes
     keys: bytes
+    lists: bytes
     lines: int
 
 
@@ -62,10 +65,9 @@ class _Block:
     def lines_of(self, number: int) -> bytes:
         if not self._parts:
             plain = zstandard.ZstdDecompressor().decompress(self.packed[1])
-            at = 0
-            for length in self.lengths:
-                self._parts.append(plain[at : at + length])
-                at += length
+            ends = list(accumulate(self.lengths, initial=0))
+            # Assigned at once: the thread that packs the next cache may ask at the same time.
+            self._parts = [plain[start:end] for start, end in pairwise(ends)]
         return self._parts[number]
 
 
@@ -73,11 +75,24 @@ class Cached:
     """One segment of a manifest, with what `stat` said of its entries.
 
     `paths` and `stats` run in step; `rows` are the tree hash's rows in one piece; `keys` are the first 16 bytes of
-    the ids of all its blobs and blob lists, in one piece; `final` says that the manifest ended here, so that the cut
-    is not one that its path asks for.
+    the ids of all its blobs and blob lists, `lists` the whole ids of the latter, each in one piece; `final` says that
+    the manifest ended here, so that the cut is not one that its path asks for.
     """
 
-    __slots__ = ("_entries", "_lines", "_rows", "block", "final", "id", "keys", "number", "paths", "rows", "stats")
+    __slots__ = (
+        "_entries",
+        "_lines",
+        "_rows",
+        "block",
+        "final",
+        "id",
+        "keys",
+        "lists",
+        "number",
+        "paths",
+        "rows",
+        "stats",
+    )
 
     def __init__(
         self,
@@ -86,6 +101,7 @@ class Cached:
         stats: list[Stat],
         rows: bytes,
         keys: bytes,
+        lists: bytes,
         *,
         final: bool,
         lines: bytes | None = None,
@@ -97,6 +113,7 @@ class Cached:
         self.stats = stats
         self.rows = rows
         self.keys = keys
+        self.lists = lists
         self.final = final
         self.block = block
         self.number = number
@@ -155,29 +172,43 @@ def cache_path(directory: bytes, repository_id: str, source: bytes) -> bytes:
 def read_cache(path: bytes) -> Previous | None:
     """Return what a cache holds, read as it is asked for; None if there is no whole cache."""
     try:
-        with open(path, "rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                return None
-            end = file.seek(-_FOOTER.size, os.SEEK_END)
-            offset, length, mark = _FOOTER.unpack(file.read(_FOOTER.size))
-            if mark != _END or offset + length != end:
-                return None
-            file.seek(offset)
-            packed = file.read(length)
-        summary = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(packed), type=Summary)
-    except _DAMAGED:
+        file = open(path, "rb")  # noqa: SIM115 - closed here, or when the segments have been read
+    except OSError:
         return None
-    return Previous(_read_segments(path, offset), {row.raw_path: row for row in summary.plugins}, summary)
-
-
-def _read_segments(path: bytes, end: int) -> Iterator[Cached]:
     try:
-        with open(path, "rb") as file:
-            file.seek(len(_MAGIC))
-            while file.tell() < end:
-                yield from _read_block(file).segments
+        offset, summary = _check(file)
     except _DAMAGED:
-        return  # what is missing here is read from the source
+        file.close()
+        return None
+    return Previous(_read_segments(file, offset), {row.raw_path: row for row in summary.plugins}, summary)
+
+
+def _check(file: BinaryIO) -> tuple[int, Summary]:
+    """Return the end of the segments and the summary. ValueError if this is no cache, or its checksum is wrong."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("no cache of this version")
+    end = file.seek(-_FOOTER.size, os.SEEK_END)
+    offset, length, checksum = _FOOTER.unpack(file.read(_FOOTER.size))
+    if offset + length != end:
+        raise ValueError("its parts do not add up")
+    file.seek(0)
+    found = 0
+    while end:
+        piece = file.read(min(end, MIB))
+        found = zlib.crc32(piece, found)
+        end -= len(piece)
+    if found != checksum:
+        raise ValueError("its checksum is wrong")
+    file.seek(offset)
+    plain = zstandard.ZstdDecompressor().decompress(file.read(length))
+    return offset, msgspec.msgpack.decode(plain, type=Summary)
+
+
+def _read_segments(file: BinaryIO, end: int) -> Iterator[Cached]:
+    with file:
+        file.seek(len(_MAGIC))
+        while file.tell() < end:
+            yield from _read_block(file).segments
 
 
 _heads = msgspec.msgpack.Decoder(list[_Head])
@@ -189,10 +220,8 @@ def _read_block(file: BinaryIO) -> _Block:
     for number, head in enumerate(_heads.decode(zstandard.ZstdDecompressor().decompress(block.packed[0]))):
         paths = head.paths.split(b"\0")
         stats: list[Stat] = list(_STAT.iter_unpack(head.stats))
-        if len(paths) != len(stats):
-            raise ValueError("columns differ in length")
         block.segments.append(
-            Cached(head.id, paths, stats, head.rows, head.keys, final=head.final, block=block, number=number)
+            Cached(head.id, paths, stats, head.rows, head.keys, head.lists, final=head.final, block=block, number=number)
         )
         block.lengths.append(head.lines)
     return block
@@ -209,6 +238,8 @@ class CacheWriter:
         self._as_read = True
         self._blocks: list[Future[tuple[bytes, bytes]] | tuple[bytes, bytes]] = []
         self._file: BinaryIO | None = None
+        self._size = self._checksum = 0
+        self._error: OSError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -217,8 +248,9 @@ class CacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
+                self._file.close()
+            with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
 
     def add(self, segment: Cached, stats: list[Stat] | None = None) -> None:
@@ -240,16 +272,21 @@ class CacheWriter:
             self._flush()
 
     def commit(self, summary: Summary) -> None:
-        """Finish the file and put it in the old one's place. Not synced: a torn cache does not decode."""
+        """Finish the file and put it in the old one's place. OSError, also for what went wrong before.
+
+        Not synced: a torn cache has a wrong checksum.
+        """
         if self._path is None:
             return
         self._flush()
         self._write(leave=0)
-        file = self._open()
-        offset = file.tell()
         packed = _pack(msgspec.msgpack.encode(summary))
-        file.write(packed + _FOOTER.pack(offset, len(packed), _END))
-        file.close()
+        self._put(packed)
+        self._put(_FOOTER.pack(self._size - len(packed), len(packed), self._checksum))
+        if self._error is not None:
+            raise self._error
+        assert self._file is not None
+        self._file.close()
         os.replace(self._temporary, self._path)
 
     def _flush(self) -> None:
@@ -262,14 +299,22 @@ class CacheWriter:
         while len(self._blocks) > leave:
             block = self._blocks.pop(0)
             head, lines = block.result() if isinstance(block, Future) else block
-            self._open().write(_SIZES.pack(len(head), len(lines)) + head + lines)
+            self._put(_SIZES.pack(len(head), len(lines)) + head + lines)
 
-    def _open(self) -> BinaryIO:
-        if self._file is None:
-            os.makedirs(os.path.dirname(self._temporary), mode=0o700, exist_ok=True)
-            self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by commit or __exit__
-            self._file.write(_MAGIC)
-        return self._file
+    def _put(self, data: bytes) -> None:
+        """Append to the file. An error waits for `commit`: a backup does not fail for its cache."""
+        if self._error is not None:
+            return
+        try:
+            if self._file is None:
+                os.makedirs(os.path.dirname(self._temporary), mode=0o700, exist_ok=True)
+                self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by commit or __exit__
+                self._put(_MAGIC)
+            self._file.write(data)
+        except OSError as error:
+            self._error = error
+        self._size += len(data)
+        self._checksum = zlib.crc32(data, self._checksum)
 
 
 def _pack_block(segments: list[Cached]) -> tuple[bytes, bytes]:
@@ -281,6 +326,7 @@ def _pack_block(segments: list[Cached]) -> tuple[bytes, bytes]:
             b"".join(_STAT.pack(*stat) for stat in segment.stats),
             segment.rows,
             segment.keys,
+            segment.lists,
             len(segment.lines),
         )
         for segment in segments
@@ -289,5 +335,4 @@ def _pack_block(segments: list[Cached]) -> tuple[bytes, bytes]:
 
 
 def _pack(plain: bytes) -> bytes:
-    # The checksum stands in for a sync: a block torn by a crash does not decode.
-    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(plain)
+    return zstandard.ZstdCompressor(level=1).compress(plain)
