@@ -107,8 +107,14 @@ class _Job:
         previous = self._previous(parent)
         self._progress.start(None, None, "backing up")
         dry_run = lock is None
-        level = self._options.level
-        with Packer(repo.store, lambda: self._load().index, repo.config, level=level, dry_run=dry_run) as packer:
+        with Packer(
+            repo.store,
+            lambda: self._load().index,
+            repo.config,
+            level=self._options.level,
+            condemned=self._absent,
+            dry_run=dry_run,
+        ) as packer:
             queue = NodeQueue(packer)
             tree = TreeWriter(queue, packer)
             with CacheWriter(None if dry_run else self._cache, packer.workers) as cache:

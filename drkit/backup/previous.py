@@ -32,7 +32,7 @@ def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
             keys = b"".join(bytes.fromhex(child)[:16] for child in manifest.child_ids(entries))
             final = not (nodes.cuts_segment(paths[-1]) or nodes.is_full(len(paths), len(lines)))
             node_id = bytes.fromhex(segment.id)
-            yield Cached(node_id, paths, [NEVER] * len(paths), rows, keys, [], final=final, lines=lines)
+            yield Cached(node_id, paths, [NEVER] * len(paths), rows, keys, b"", final=final, lines=lines)
     except (IntegrityError, StoreError):
         return  # a damaged parent only costs speed
 

@@ -7,6 +7,7 @@ thread only gathers. Memory stays bounded: a few frames and two packs are under 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -115,7 +116,8 @@ class _Lane:
 class Packer:
     """Stores new blobs. A context manager: leaving it stops the workers, whatever happened.
 
-    `index` loads what is stored; it learns of each new pack once that is durable.
+    `index` loads what is stored; it learns of each new pack once that is durable. No pack gets the id of one of the
+    `condemned`, of which the index must not know.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Packer:
         settings: Settings,
         *,
         level: int | None,
+        condemned: frozenset[PackId] = frozenset(),
         dry_run: bool = False,
     ) -> None:
         self._load_index = index
@@ -133,6 +136,7 @@ class Packer:
         self.bytes_added = 0
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="drkit-pack")
         self._store = store
+        self._condemned = condemned
         self._dry_run = dry_run
         self._small_level = settings.compression.small_level if level is None else level
         self._chunk_level = (
@@ -235,8 +239,16 @@ class Packer:
         self._storing.append(self._puts.submit(self._put_pack, buffer, table))
 
     def _put_pack(self, buffer: bytearray, table: PackTable) -> IndexedPack:
+        size = len(buffer)
         buffer += encode_tail(table)
         pack_id = PackId(hashlib.sha256(buffer).digest())
+        if pack_id in self._condemned:
+            # The same content as in a pack that a prune will delete: a frame that says nothing makes it another.
+            salt = os.urandom(16)
+            frame = _compressor(self._small_level).compress(salt)
+            table.add(len(frame), [(Kind.HINTS, b"", len(salt))])
+            buffer[size:] = frame + encode_tail(table)
+            pack_id = PackId(hashlib.sha256(buffer).digest())
         if not self._dry_run:
             put_hashed(self._store, pack_name(pack_id), buffer)
         self.bytes_added += len(buffer)
