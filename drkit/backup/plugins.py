@@ -70,13 +70,15 @@ class PluginTracker:
         cut = len(plugin.path) + 1 if plugin.path else 0
         digest = hashlib.sha256()
         files = size_sum = 0
+        has_manifest = False
         for item in items:
             path, tail, size = item if len(item) == 3 else _recall(*item)
             digest.update(treehash.row(path[cut:], tail))
+            has_manifest |= path == plugin.manifest_path
             if tail[4:5] == b"f":
                 files += 1
                 size_sum += size
-        name, version = self._name(plugin)
+        name, version = self._name(plugin, has_manifest=has_manifest)
         text, b64 = text_or_b64(plugin.path) if plugin.path else ("", "")
         return PluginRow(
             path=text,
@@ -88,15 +90,15 @@ class PluginTracker:
             tree_sha256=digest.hexdigest(),
         )
 
-    def _name(self, plugin: _Open) -> tuple[str, str]:
-        """Return (name, version); a manifest that is missing or wrong leaves the directory's name."""
+    def _name(self, plugin: _Open, *, has_manifest: bool) -> tuple[str, str]:
+        """Return (name, version); a manifest that is missing, left out or wrong leaves the directory's name."""
         data = plugin.manifest
-        if data is None:
+        if data is None and has_manifest:
             try:
                 still = read_small(os.path.join(self._source, plugin.manifest_path), PLUGIN_MANIFEST_MAX)
                 data = still.data if still else None
             except OSError:
-                data = None  # recognised by another marker
+                data = None  # vanished since, or no file
         name = version = None
         if data is not None and len(data) <= PLUGIN_MANIFEST_MAX:
             try:
