@@ -89,19 +89,22 @@ class _Job:
         self._options = options
         self._progress = progress
         self._now = now
-        self._host = options.host or socket.gethostname()
+        self._host = _text(options.host or socket.gethostname())
         self._leave_out = leave_out
         self._cache = cache_path(cache_dir, repo.config.repository_id, source) if cache_dir else None
         self._warnings: list[str] = []
         self._skipped = 0
-        self._condemned = condemned_packs(repo.store)
-        self._absent = frozenset().union(*self._condemned.values())
+        self._condemned: dict[str, frozenset[PackId]] = {}
+        self._absent: frozenset[PackId] = frozenset()
         self._loaded: LoadedIndex | None = None
         self._index_writer = IndexWriter(repo.store, self._load)
 
     def run(self, lock: BackupLock | None) -> BackupReport:
         """Scan, store, commit; without a lock nothing is written. The report lacks only its duration."""
         repo = self._repo
+        # Not before the lock is there: a pruner that does not see it yet puts its record first.
+        self._condemned = condemned_packs(repo.store)
+        self._absent = frozenset().union(*self._condemned.values())
         refs = repo.snapshots()
         parent = self._parent(refs)
         previous = self._previous(parent)
@@ -150,8 +153,8 @@ class _Job:
                     scope="whole",
                     **dict(zip(("source", "source_b64"), text_or_b64(self._source), strict=True)),
                     parent=parent[0].id if parent else None,
-                    tags=self._options.tags,
-                    excludes=self._options.excludes,
+                    tags=tuple(map(_text, self._options.tags)),
+                    excludes=tuple(map(_text, self._options.excludes)),
                     files=scan.files,
                     dirs=scan.dirs,
                     others=scan.others,
@@ -268,3 +271,8 @@ class _Job:
             self._warnings.append(
                 f"the stat cache could not be written ({error.strerror}): the next backup reads all files"
             )
+
+
+def _text(argument: str) -> str:
+    """Return an argument as JSON can hold it: arguments that were no UTF-8 have surrogates in them."""
+    return os.fsencode(argument).decode("utf-8", "backslashreplace")

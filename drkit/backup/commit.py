@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
-from drkit.errors import StoreError
+from drkit.errors import IntegrityError, ObjectNotFound, StoreError
 from drkit.format import snapshot as snapshot_format
 from drkit.format.limits import INDEX_LIVE
 from drkit.model import PackId
@@ -58,19 +59,30 @@ def commit(repo: Repository, lock: BackupLock, name: str, data: bytes, condemned
     `condemned` is what the prune records said when the backup began. Both sides write first and read second, so one
     of them sees the other. StoreError if the snapshot could not be kept.
     """
+    _check_lock(lock)
+    try:
+        repo.store.put(name, data)
+        after = condemned_packs(repo.store)
+        _check_lock(lock)
+        if after != condemned and not _is_whole(repo, name, data, frozenset().union(*after.values())):
+            raise _overtaken("a prune condemned packs that the snapshot needs")
+    except BaseException:
+        with contextlib.suppress(ObjectNotFound):
+            repo.store.delete(name)
+        raise
+
+
+def _check_lock(lock: BackupLock) -> None:
     if not lock.held():
         raise _overtaken("the backup's lock was taken away")
-    repo.store.put(name, data)
-    why = "" if lock.held() else "the backup's lock was taken away"
-    after = condemned_packs(repo.store)
-    fresh = frozenset().union(*after.values()) - frozenset().union(*condemned.values())
-    if not why and fresh:
-        index = load_index(repo.store, without=fresh).index
-        if missing_blobs(repo, snapshot_format.decode(name, data), index):
-            why = "a prune condemned packs that the snapshot needs"
-    if why:
-        repo.store.delete(name)
-        raise _overtaken(why)
+
+
+def _is_whole(repo: Repository, name: str, data: bytes, condemned: frozenset[PackId]) -> bool:
+    index = load_index(repo.store, without=condemned).index
+    try:
+        return not missing_blobs(repo, snapshot_format.decode(name, data), index)
+    except IntegrityError:
+        return False  # packs are deleted already
 
 
 def _overtaken(why: str) -> StoreError:

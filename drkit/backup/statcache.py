@@ -221,7 +221,9 @@ def _read_block(file: BinaryIO) -> _Block:
         paths = head.paths.split(b"\0")
         stats: list[Stat] = list(_STAT.iter_unpack(head.stats))
         block.segments.append(
-            Cached(head.id, paths, stats, head.rows, head.keys, head.lists, final=head.final, block=block, number=number)
+            Cached(
+                head.id, paths, stats, head.rows, head.keys, head.lists, final=head.final, block=block, number=number
+            )
         )
         block.lengths.append(head.lines)
     return block
