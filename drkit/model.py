@@ -65,12 +65,12 @@ class Entry(Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def raw_path(self) -> bytes:
         """The path as the file system has it."""
-        return base64.b64decode(self.path_b64) if self.path_b64 else self.path.encode()
+        return base64.b64decode(self.path_b64, validate=True) if self.path_b64 else self.path.encode()
 
     @property
     def raw_target(self) -> bytes:
         """The symbolic link's target as the file system has it."""
-        return base64.b64decode(self.target_b64) if self.target_b64 else self.target.encode()
+        return base64.b64decode(self.target_b64, validate=True) if self.target_b64 else self.target.encode()
 
 
 class PluginRow(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -87,7 +87,7 @@ class PluginRow(Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def raw_path(self) -> Any:  # `bytes` is a field's name here
         """The path as the file system has it, as a bytes object."""
-        return base64.b64decode(self.path_b64) if self.path_b64 else self.path.encode()
+        return base64.b64decode(self.path_b64, validate=True) if self.path_b64 else self.path.encode()
 
 
 class FormatVersion(Struct, frozen=True):
@@ -113,7 +113,7 @@ class Child(Struct, frozen=True, omit_defaults=True):
     @property
     def raw_first(self) -> bytes:
         """The first path as the file system has it."""
-        return base64.b64decode(self.first_b64) if self.first_b64 else self.first.encode()
+        return base64.b64decode(self.first_b64, validate=True) if self.first_b64 else self.first.encode()
 
 
 class Root(Struct, frozen=True):
@@ -151,7 +151,7 @@ class Snapshot(Struct, frozen=True, omit_defaults=True):
     @property
     def raw_source(self) -> Any:  # `bytes` is a field's name here
         """The absolute source directory as the file system has it, as a bytes object."""
-        return base64.b64decode(self.source_b64) if self.source_b64 else self.source.encode()
+        return base64.b64decode(self.source_b64, validate=True) if self.source_b64 else self.source.encode()
 
 
 class Finding(Struct, frozen=True):

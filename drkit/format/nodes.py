@@ -58,7 +58,9 @@ def decode_children(data: bytes) -> list[tuple[bytes, str]]:
 
     try:
         lines = _decoder.decode_lines(data)
-        children = [(base64.b64decode(x.first_b64) if x.first_b64 else x.first.encode(), x.id) for x in lines]
+        children = [
+            (base64.b64decode(x.first_b64, validate=True) if x.first_b64 else x.first.encode(), x.id) for x in lines
+        ]
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError(f"a list does not hold what it should: {error}") from error
     keys = [sort_key(first) for first, _ in children]

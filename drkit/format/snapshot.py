@@ -15,7 +15,7 @@ from drkit.format.manifest import is_id
 from drkit.format.settings import check_format
 from drkit.model import FormatVersion, Root, Snapshot, SnapshotId, sort_key
 
-_NAME = re.compile(r"snapshots/(\d{8}T\d{6}\.\d{6}Z)-([0-9a-f]{64})\.json")
+_NAME = re.compile(r"snapshots/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-([0-9a-f]{64})\.json")
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
@@ -57,8 +57,12 @@ def decode(name: str, data: bytes) -> Snapshot:
 def parse_name(name: str) -> tuple[str, SnapshotId]:
     """Return (time, id) of an object name. FormatError if it is not a snapshot's name."""
     match = _NAME.fullmatch(name)
-    if match is None:
-        raise FormatError(f"{name!r} is not the name of a snapshot", hint="move it out of snapshots/")
+    try:
+        if match is None:
+            raise ValueError("it does not look like one")
+        datetime.fromisoformat(match[1])
+    except ValueError as error:
+        raise FormatError(f"{name!r} is not the name of a snapshot", hint="move it out of snapshots/") from error
     return match[1], SnapshotId(match[2])
 
 
@@ -77,13 +81,5 @@ def time_after(now: datetime, parent: str | None) -> str:
     """Return the time for a name: `now`, or a microsecond after the parent's if that is later."""
     text = now.astimezone(UTC).strftime(_TIME)
     if parent is not None and text <= parent:
-        text = (parse_time(parent) + timedelta(microseconds=1)).strftime(_TIME)
+        text = (datetime.fromisoformat(parent) + timedelta(microseconds=1)).strftime(_TIME)
     return text
-
-
-def parse_time(text: str) -> datetime:
-    """Return the moment that a snapshot's time names. FormatError if it is not one."""
-    try:
-        return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
-    except ValueError as error:
-        raise FormatError(f"{text!r} is not a snapshot's time") from error
