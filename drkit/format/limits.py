@@ -40,7 +40,8 @@ LEVELS: Final = 8
 LINE_MAX: Final = MIB
 PATH_MAX: Final = 4096
 COMPONENT_MAX: Final = 255
-XATTRS_MAX: Final = MIB
+XATTRS_MAX: Final = 512 * KIB
+"""Names and values of one entry, before base64, which must still fit into a line."""
 SNAPSHOT_MAX: Final = MIB
 PLUGIN_MANIFEST_MAX: Final = MIB
 

@@ -11,39 +11,26 @@ from drkit.model import Entry
 _U32 = struct.Struct("<I")
 
 
+@lru_cache(maxsize=4096)  # a tree has few different modes, and many entries
+def _head(kind: str, mode: int, size: int) -> bytes:
+    octal = b"" if kind == "l" else b"%o" % mode
+    return b"\x01\0\0\0%b%b%b%b" % (kind.encode(), _U32.pack(len(octal)), octal, _U32.pack(size))
+
+
 def tail(kind: str, mode: int, content: bytes) -> bytes:
     """Return the last three fields of a row, each with its length.
 
     `content` is the raw SHA-256 of a file, the target of a symbolic link, the decimal rdev of a device, else empty.
     """
-    octal = b"" if kind == "l" else b"%o" % mode
-    return b"\x01\0\0\0%b%b%b%b%b" % (
-        kind.encode(),
-        _U32.pack(len(octal)),
-        octal,
-        _U32.pack(len(content)),
-        content,
-    )
-
-
-@lru_cache(maxsize=512)  # a tree has few different modes, and many files
-def _file_head(mode: int) -> bytes:
-    return tail("f", mode, bytes(32))[:-32]
-
-
-@lru_cache(maxsize=512)
-def _directory_tail(mode: int) -> bytes:
-    return tail("d", mode, b"")
+    return _head(kind, mode, len(content)) + content
 
 
 def entry_tail(entry: Entry) -> bytes:
     """Return the last three fields of a manifest entry's row."""
     kind = entry.type
     if kind == "f":
-        return _file_head(entry.mode) + bytes.fromhex(entry.sha256)
-    if kind == "d":
-        return _directory_tail(entry.mode)
-    if kind == "l":
+        content = bytes.fromhex(entry.sha256)
+    elif kind == "l":
         content = entry.raw_target
     elif kind in "cb":
         content = b"%d" % entry.rdev

@@ -225,8 +225,13 @@ class Repository:
         below: bytes = b"",
         skip: Container[str] = (),
         passed: Callable[[str], object] | None = None,
+        again: bool = False,
+        places: bool = True,
     ) -> Iterator[Segment]:
         """Yield the manifest in order, checked. What is damaged comes as a segment that says so.
+
+        `again` leaves out the checks of paths and order, which a pass before has made of the same bytes: they are
+        named by their hash. Without `places` the segments say nothing of where their blobs lie.
 
         With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
         the caller knows already, are not read. `passed` is told the id of each list on the way.
@@ -242,19 +247,18 @@ class Repository:
                 checker.skip()
                 continue
             try:
-                data, found = reader.node(node.id, node.place)
+                data, found = reader.node(node.id, node.place) if places else (reader.blob(node.id, node.place), [])
                 entries = manifest.decode_entries(data)
-                paths = checker.check(entries)
+                paths = [entry.raw_path for entry in entries] if again else checker.check(entries)
                 if not paths or paths[0] != node.first:
                     raise FormatError("a segment does not begin with the path that its list says")
             except (BlobLost, FormatError) as error:
                 checker.skip()
                 yield Segment([], {}, lost=str(error), first=node.first, id=node.id)
                 continue
-            places = {
-                key: place for key, place in zip(manifest.child_ids(entries), found, strict=False) if place is not None
-            }
-            yield Segment(entries, places, first=node.first, id=node.id, paths=paths)
+            known = zip(manifest.child_ids(entries), found, strict=False) if found else ()
+            found_places = {child: place for child, place in known if place is not None}
+            yield Segment(entries, found_places, first=node.first, id=node.id, paths=paths)
 
     def plugins(self, snap: Snapshot) -> Iterator[PluginRow]:
         """Yield the plugin table in order. IntegrityError if a part of it is lost."""

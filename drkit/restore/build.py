@@ -24,6 +24,8 @@ from drkit.restore.site import Site
 from drkit.restore.writer import Writer
 
 _SYNC_EACH = 64
+_APART = 5000
+"""From this many files on, a second process that reads them back is worth its start."""
 
 
 class Job(Struct):
@@ -38,9 +40,10 @@ class Job(Struct):
     below: bytes = b""
     include: tuple[str, ...] = ()
 
-    def batches(self) -> Iterator[Batch]:
-        """Read the manifest once more and yield what is selected."""
-        return select(self.repo.segments(self.snapshot, below=self.below), below=self.below, include=self.include)
+    def batches(self, *, again: bool = False, places: bool = False) -> Iterator[Batch]:
+        """Read the manifest and yield what is selected; `again` trusts what an earlier pass has checked."""
+        segments = self.repo.segments(self.snapshot, below=self.below, again=again, places=places)
+        return select(segments, below=self.below, include=self.include, again=again)
 
 
 class Built(Struct, frozen=True):
@@ -62,7 +65,7 @@ def build(job: Job, plan: Plan, site: Site, stage_fd: int, progress: Progress) -
     few = plan.files <= _SYNC_EACH and plan.dirs <= _SYNC_EACH
     progress.start(plan.entries, plan.bytes, "restoring")
     writer = Writer(stage_fd, host, outcome, progress, sync_each=few)
-    with Feed(job.batches(), job.repo.reader(), plan.repeats) as feed:
+    with Feed(job.batches(again=True, places=True), job.repo.reader(), plan.repeats) as feed:
         root = writer.run(feed)
     if root is not None:
         set_directory(stage_fd, b"", root, host, outcome)
@@ -71,7 +74,9 @@ def build(job: Job, plan: Plan, site: Site, stage_fd: int, progress: Progress) -
     sync = _Sync(stage_fd, few=few)
     try:
         progress.start(plan.entries, plan.bytes, "reading back")
-        checked = check_tree(stage_fd, job.batches(), host, outcome, progress=progress)
+        checked = check_tree(
+            stage_fd, job.batches(again=True), host, outcome, apart=plan.files >= _APART, progress=progress
+        )
     finally:
         sync.join()
     sync.raise_error()

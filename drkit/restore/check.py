@@ -15,6 +15,7 @@ from drkit.format.treehash import TreeHash
 from drkit.model import Entry, show_path
 from drkit.progress import Progress
 from drkit.restore.attrs import Host, get_xattr, held_mode
+from drkit.restore.contents import Contents
 from drkit.restore.dirs import DirStack, lstat
 from drkit.restore.report import Outcome
 from drkit.restore.select import Batch
@@ -44,15 +45,17 @@ def check_tree(
     *,
     spare: frozenset[bytes] = frozenset(),
     final: bool = False,
+    apart: bool = False,
     progress: Progress | None = None,
 ) -> Checked:
     """Compare what lies below `root_fd` with the manifest: nothing missing, nothing extra, every field equal.
 
     Left out is what the outcome says is lost, skipped or cannot be set; `spare` are names at the top that are not
-    looked at. `final` expects the modes that the outcome holds back until the check is over. RestoreMismatch
-    names the first paths that differ.
+    looked at. `final` expects the modes that the outcome holds back until the check is over. `apart` lets a second
+    process read the contents meanwhile. RestoreMismatch names the first paths that differ.
     """
-    checker = _Checker(root_fd, host, outcome, spare, final)
+    contents = Contents(root_fd) if apart else None
+    checker = _Checker(root_fd, host, outcome, spare, final, contents)
     try:
         for batch in batches:
             for path, entry, first in batch.items:
@@ -62,8 +65,12 @@ def check_tree(
             if progress is not None:
                 progress.advance(len(batch.items), sum(entry.size for _, entry, _ in batch.items))
         checker.close()
+        if contents is not None:
+            checker.wrong += (f"{show_path(path)} has another content" for path in contents.finish())
     finally:
         checker.stack.close()
+        if contents is not None:
+            contents.close()
     if checker.wrong:
         checker.fail()
     return Checked(
@@ -77,7 +84,15 @@ def check_tree(
 
 
 class _Checker:
-    def __init__(self, root_fd: int, host: Host, outcome: Outcome, spare: frozenset[bytes], final: bool) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        host: Host,
+        outcome: Outcome,
+        spare: frozenset[bytes],
+        final: bool,
+        contents: Contents | None,
+    ) -> None:
         self.stack = DirStack(root_fd)
         self.hash = TreeHash()
         self.counts = dict.fromkeys("fdlpcb", 0)
@@ -88,6 +103,7 @@ class _Checker:
         self._missing = outcome.lost.keys() | outcome.skipped
         self._spare = spare
         self._final = final
+        self._contents = contents
         self._expected = [0]  # names that were found in each directory of the stack
         self._names: list[list[bytes]] = [[]]
         self._inodes: dict[bytes, int] = {}
@@ -154,6 +170,9 @@ class _Checker:
             self.wrong.append(f"{where} has {len(names) - spare} entries instead of {self._expected[-1]}")
 
     def _file(self, path: bytes, name: bytes, entry: Entry, first: bytes | None) -> None:
+        if self._contents is not None and self._contents.takes(path):
+            self._file_apart(path, name, entry, first, self._contents)
+            return
         fd = os.open(name, _READ, dir_fd=self.stack.fds[-1])
         try:
             found = os.fstat(fd)
@@ -167,6 +186,20 @@ class _Checker:
             os.close(fd)
         if digest.hex() != entry.sha256:
             self.wrong.append(f"{show_path(path)} has another content")
+        if entry.link:
+            self._linked(path, first, found)
+        self.bytes += entry.size
+        self._count(path, entry, digest, found.st_mode)
+
+    def _file_apart(self, path: bytes, name: bytes, entry: Entry, first: bytes | None, contents: Contents) -> None:
+        """Check all of a file but its content, which the other process reads."""
+        dir_fd = self.stack.fds[-1]
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        self._compare(path, entry, found, stat.S_IFREG, dir_fd, name)
+        if found.st_size != entry.size:
+            self.wrong.append(f"{show_path(path)} has {found.st_size} bytes instead of {entry.size}")
+        digest = bytes.fromhex(entry.sha256)
+        contents.expect(path, digest)
         if entry.link:
             self._linked(path, first, found)
         self.bytes += entry.size

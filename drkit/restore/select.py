@@ -31,19 +31,23 @@ class Batch(Struct):
     lost: Lost | None = None
 
 
-def select(segments: Iterable[Segment], *, below: bytes = b"", include: Sequence[str] = ()) -> Iterator[Batch]:
+def select(
+    segments: Iterable[Segment], *, below: bytes = b"", include: Sequence[str] = (), again: bool = False
+) -> Iterator[Batch]:
     """Yield what is selected, in manifest order, each directory before its content.
 
     `below` takes a directory and everything below it, with paths relative to it; `include` only what matches one
     of the patterns, and the directories above it. FormatError for names that could leave the target, a wrong
-    order, and entries that do not lie in a directory.
+    order, and entries that do not lie in a directory; not of what another pass has seen before this one (`again`).
     """
     selector = _Selector(below, include)
+    quick = again and not below and not include
     for segment in segments:
         if segment.lost:
             yield Batch([], {}, selector.gap(segment))
         else:
-            yield Batch(selector.take(segment.entries), segment.places)
+            take = selector.take_all if quick else selector.take
+            yield Batch(take(segment.entries), segment.places)
 
 
 class _Selector:
@@ -91,6 +95,20 @@ class _Selector:
                 self._taken += chosen
             if chosen:
                 items.append((path, entry, self._first(path, entry) if entry.link else None))
+        return items
+
+    def take_all(self, entries: Sequence[Entry]) -> list[Item]:
+        """Return all entries as items: what `take` does where all is selected, and was checked in another pass."""
+        if self._partial or not entries:
+            return self.take(entries)
+        items: list[Item] = []
+        for entry in entries:
+            path = entry.raw_path
+            items.append((path, entry, self._first(path, entry) if entry.link else None))
+        path, last, _ = items[-1]
+        parts = path.split(b"/") if last.type == "d" else path.split(b"/")[:-1]
+        self._chain[1:] = [(b"/".join(parts[: depth + 1]), None) for depth in range(len(parts))]
+        self._taken = len(self._chain)
         return items
 
     def _root(self, entry: Entry) -> Item:
