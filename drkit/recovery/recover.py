@@ -208,9 +208,9 @@ def id_of(text: str) -> bytes:
 
 
 def raw(record: dict[str, Any], name: str) -> bytes:
-    """Return the bytes that stand under `name`, or in base64 under `name`_b64."""
+    """Return the bytes that stand under `name`, or in base64 under `name`_b64; none if neither is there."""
     coded = record.get(name + "_b64")
-    plain: bytes = record[name].encode() if coded is None else base64.b64decode(coded, validate=True)
+    plain: bytes = record.get(name, "").encode() if coded is None else base64.b64decode(coded, validate=True)
     return plain
 
 
@@ -265,8 +265,8 @@ class Entry:
                 self.twin = (number(record, "link", 1, 1 << 48), self.proof, self.size, self.mode, self.mtime)
         elif self.type == "l":
             self.proof = raw(record, "target")
-            if b"\0" in self.proof:
-                raise ValueError("the link's target has a NUL")
+            if not self.proof or b"\0" in self.proof:
+                raise ValueError("the link has no target, or one with a NUL")
         elif self.type in "cb":
             self.proof = b"%d" % self.rdev
 
