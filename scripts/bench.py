@@ -8,22 +8,20 @@ they are swapped in; those of restic and borg are not synced, `tar x` is followe
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
-import stat
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from bench_measure import Command, CommandError, Run, measure
 from bench_report import MB, Result, floor_rows, floors_markdown, machine, markdown
 from bench_tools import Drkit, Tool, peers, remove
+from bench_trees import Scale, Trees, count
 
 SCRIPTS = os.path.dirname(os.path.abspath(__file__))
 SCENARIOS = {
@@ -46,19 +44,6 @@ class BenchError(Exception):
     """The bench cannot go on; the message says why."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How big the trees are: plugins of the corpus, files in `many`, bytes of each large file.
-
-    `settle` is how many seconds a new tree rests before it is backed up: what is too young is read again each time.
-    """
-
-    plugins: int = 235
-    many_files: int = 104_000
-    large: int = 333_000_000
-    settle: float = 4.0
-
-
 @dataclass
 class Bench:
     """The contestants, the trees that were made so far, and the results."""
@@ -66,11 +51,9 @@ class Bench:
     work: str
     drkit: str
     tools: list[Tool]
-    scale: Scale
+    trees: Trees
     runs: int
-    corpus_given: str | None = None
     results: list[Result] = field(default_factory=list)
-    shapes: dict[str, str] = field(default_factory=dict)
 
     def result(self, scenario: str, tool: Tool) -> Result:
         """Return the result of this tool in this scenario, a new one if there is none."""
@@ -91,55 +74,6 @@ class Bench:
                     memory = max(run.peak_sum, run.peak_process) / MB
                     note(f"{scenario:<14} {tool.name:<14} {run.seconds:8.2f} s  {memory:6.0f} MB")
 
-    def tree(self, kind: str) -> str:
-        """Return the directory of a tree, made at its first use."""
-        if kind == "corpus" and self.corpus_given:
-            path = os.path.abspath(self.corpus_given)
-        else:
-            path = os.path.join(self.work, f"tree-{kind}")
-        if kind not in self.shapes:
-            if not os.path.exists(path):
-                note(f"making the tree `{kind}`")
-                {"corpus": self._make_corpus, "many": self._make_many, "large": self._make_large}[kind](path)
-                time.sleep(self.scale.settle)
-            files, size = _count(path)
-            adjective, digits = "large" if kind == "large" else "small", 0 if size > 10 * MB else 1
-            self.shapes[kind] = f"{files:,} {adjective} files ({size / MB:,.{digits}f} MB)"
-            with open(os.devnull, "wb") as nowhere:  # into the page cache: the first contestant shall not pay for it
-                subprocess.run(["find", path, "-type", "f", "-exec", "cat", "{}", "+"], stdout=nowhere, check=True)
-        return path
-
-    def _marketplace(self, *arguments: str) -> None:
-        # In a process of its own: what this one has held would be counted as memory of the measured commands.
-        script = os.path.join(SCRIPTS, "marketplace.py")
-        subprocess.run([sys.executable, script, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=3_600)
-
-    def _make_corpus(self, path: str) -> None:
-        self._marketplace(path, "--plugins", str(self.scale.plugins), "--large", "0")
-
-    def _make_many(self, path: str) -> None:
-        corpus = self.tree("corpus")
-        copies = -(-self.scale.many_files // _count(corpus)[0])
-        self._marketplace(path, "--multiply", corpus, "--copies", str(copies))
-
-    def _make_large(self, path: str) -> None:
-        """Write one file of noise and text, the same shifted by some bytes, and one of noise alone."""
-        os.mkdir(path)
-        block = self.scale.large // 20
-        with (
-            open(os.path.join(path, "first.bin"), "wb") as first,
-            open(os.path.join(path, "shifted.bin"), "wb") as shifted,
-            open(os.path.join(path, "noise.bin"), "wb") as noise,
-        ):
-            shifted.write(b"these bytes move all that follows")
-            for number in range(20):
-                data = hashlib.shake_256(b"first %d" % number).digest(block)
-                if number % 2:
-                    data = data.hex().encode()[:block]
-                first.write(data)
-                shifted.write(data)
-                noise.write(hashlib.shake_256(b"noise %d" % number).digest(block))
-
     def holding(self, tool: Tool, source: str) -> None:
         """See to it that the tool's repository holds this tree; not measured."""
         if tool.holds != source:
@@ -155,7 +89,7 @@ class Bench:
         """
         room = os.statvfs(parent)
         on_disk = os.path.dirname(parent) != MEMORY
-        if not on_disk or room.f_bavail * room.f_frsize < KEEP_FREE or room.f_favail < KEEP_INODES:
+        if not on_disk or room.f_bavail * room.f_frsize < KEEP_FREE or (room.f_files and room.f_favail < KEEP_INODES):
             if on_disk:
                 note("removing restored trees to make room: what is measured next may be slower for it")
             for name in os.listdir(parent):
@@ -166,7 +100,7 @@ class Bench:
 
 def first_backup(bench: Bench, scenario: str, tools: list[Tool]) -> None:
     """Back a tree up into an empty repository, with empty caches."""
-    source = bench.tree(scenario)
+    source = bench.trees.path(scenario)
 
     def once(tool: Tool) -> Run:
         tool.fresh()
@@ -181,7 +115,7 @@ def first_backup(bench: Bench, scenario: str, tools: list[Tool]) -> None:
 
 def unchanged(bench: Bench) -> None:
     """Back up the same tree again."""
-    source = bench.tree("many")
+    source = bench.trees.path("many")
 
     def once(tool: Tool) -> Run | None:
         bench.holding(tool, source)
@@ -197,7 +131,7 @@ def unchanged(bench: Bench) -> None:
 
 def verify(bench: Bench) -> None:
     """Read and check all data of the repository."""
-    source = bench.tree("many")
+    source = bench.trees.path("many")
 
     def once(tool: Tool) -> Run | None:
         bench.holding(tool, source)
@@ -209,7 +143,7 @@ def verify(bench: Bench) -> None:
 
 def restore(bench: Bench, scenario: str, parent: str) -> None:
     """Restore everything; drkit's first restore is compared with the source path by path."""
-    source = bench.tree("many")
+    source = bench.trees.path("many")
     proved = False
 
     def once(tool: Tool) -> Run:
@@ -229,7 +163,7 @@ def restore(bench: Bench, scenario: str, parent: str) -> None:
 
 def restore_tmpfs(bench: Bench) -> None:
     """Restore everything into memory, if there is room for it twice."""
-    files, size = _count(bench.tree("many"))
+    files, size = count(bench.trees.path("many"))
     room = shutil.disk_usage(MEMORY).free if os.path.isdir(MEMORY) else 0
     if room < 2 * (size + 8_192 * files):
         note(f"restore-tmpfs is left out: {room / MB:.0f} MB are free in {MEMORY}")
@@ -240,7 +174,7 @@ def restore_tmpfs(bench: Bench) -> None:
 
 def plugin(bench: Bench) -> None:
     """Restore the biggest plugin of a copy in the middle."""
-    source = bench.tree("many")
+    source = bench.trees.path("many")
     copies = sorted(os.listdir(source))
     chosen = _biggest_plugin(source, copies[len(copies) // 2])
 
@@ -258,24 +192,13 @@ def plugin(bench: Bench) -> None:
 
 def _biggest_plugin(source: str, below: str) -> str:
     found = [
-        (_count(directory)[0], os.path.relpath(directory, source))
+        (count(directory)[0], os.path.relpath(directory, source))
         for directory, names, _ in os.walk(os.path.join(source, below))
         if ".claude-plugin" in names and os.path.exists(os.path.join(directory, ".claude-plugin/plugin.json"))
     ]
     if not found:
         raise BenchError("there is no plugin in the corpus: the scenario `plugin` needs one")
     return max(found)[1]
-
-
-def _count(directory: str) -> tuple[int, int]:
-    """Return the number of regular files below a directory and the sum of their sizes."""
-    files = size = 0
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            info = os.lstat(os.path.join(parent, name))
-            if stat.S_ISREG(info.st_mode):
-                files, size = files + 1, size + info.st_size
-    return files, size
 
 
 def run_scenarios(bench: Bench, wanted: list[str]) -> None:
@@ -323,7 +246,7 @@ def note(text: str) -> None:
 def report(bench: Bench, path: str | None, *, smoke: bool) -> None:
     """Print the tables, and write every timing to a JSON file if one is named."""
     titles = {
-        name: title.format_map({"corpus": "", "many": "", "large": ""} | bench.shapes)
+        name: title.format_map({"corpus": "", "many": "", "large": ""} | bench.trees.shapes)
         for name, title in SCENARIOS.items()
         if title
     }
@@ -349,7 +272,9 @@ def report(bench: Bench, path: str | None, *, smoke: bool) -> None:
         for result in results:
             result["runs"] = [dict(zip(Run._fields, run, strict=True)) for run in result["runs"]]
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"machine": facts, "trees": bench.shapes, "results": results, "floors": rows}, file, indent=2)
+            json.dump(
+                {"machine": facts, "trees": bench.trees.shapes, "results": results, "floors": rows}, file, indent=2
+            )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -377,7 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.smoke:
             check_compiled(given.drkit)
         tools = [Drkit(os.path.join(work, "drkit"), given.drkit), *peers(work, given.tools.split(","))]
-        bench = Bench(work, given.drkit, tools, scale, 1 if given.smoke else given.runs, given.corpus)
+        bench = Bench(work, given.drkit, tools, Trees(work, scale, given.corpus), 1 if given.smoke else given.runs)
         run_scenarios(bench, given.scenarios or list(SCENARIOS))
         report(bench, given.json, smoke=given.smoke)
     except (BenchError, CommandError, OSError, subprocess.SubprocessError) as error:

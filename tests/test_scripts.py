@@ -19,6 +19,7 @@ import treediff
 from bench_measure import Command, CommandError, Run, environment, measure
 from bench_report import Result, floor_rows, floors_markdown, markdown
 from bench_tools import Drkit, Tar, Tool
+from bench_trees import Scale, Trees
 from marketplace import generate
 
 ROOT = Path(__file__).parents[1]
@@ -239,10 +240,9 @@ def test_the_table_has_a_column_for_each_tool_and_a_row_for_each_measure() -> No
 
 
 def test_large_files_share_what_is_shifted(tmp_path: Path) -> None:
-    made = bench.Bench(str(tmp_path), "drkit", [], bench.Scale(large=40_000), 1)
-    made._make_large(str(tmp_path / "large"))
+    root = Path(Trees(str(tmp_path), Scale(large=40_000, settle=0.0)).path("large"))
     names = ("first", "shifted", "noise")
-    first, shifted, noise = ((tmp_path / "large" / f"{name}.bin").read_bytes() for name in names)
+    first, shifted, noise = ((root / f"{name}.bin").read_bytes() for name in names)
     assert shifted.endswith(first)
     assert len(first) == len(noise) == 40_000
     assert 0 < len(shifted) - len(first) < 100
@@ -274,7 +274,8 @@ def test_bench_stops_at_a_wrong_restore(tmp_path: Path) -> None:
 
     generate(str(tmp_path / "tree-many"), plugins=12, large=0)
     tools: list[Tool] = [Careless(str(tmp_path / "home"), "cp"), Tar(str(tmp_path / "tar"))]
-    careless = bench.Bench(str(tmp_path), "cp", tools, bench.Scale(), 1, shapes={"many": "made"})
+    trees = Trees(str(tmp_path), Scale(), shapes={"many": "made"})
+    careless = bench.Bench(str(tmp_path), "cp", tools, trees, 1)
     with pytest.raises(bench.BenchError, match="did not restore what it backed up"):
         bench.restore(careless, "restore", str(tmp_path))
 
