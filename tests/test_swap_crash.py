@@ -17,7 +17,7 @@ from drkit import osutil
 from drkit.errors import DrkitError, NoSpace
 from drkit.repo import Repository, SnapshotRef
 from drkit.restore import recover_leftovers, restore_plugin, restore_tree
-from tests.support.crash import CALLS, crash_points, enospc_points, trace_calls
+from tests.support.crash import crash_points, enospc_points, trace_calls
 from tests.support.restoring import back_up, leftovers
 from tests.support.trees import Node, build, snapshot_tree
 
@@ -120,7 +120,7 @@ def refusing(code: int, *names: str) -> Iterator[None]:
 @contextmanager
 def mounted(path: Path) -> Iterator[None]:
     """Let a directory look like a mount point: the stage then lies inside of it."""
-    with mock.patch.object(osutil, "mount_points", lambda: frozenset({bytes(path)})):
+    with mock.patch.object(osutil, "mount_points", return_value=frozenset({bytes(path)})):
         yield
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from drkit.backup.backup import BackupOptions, backup
+from drkit.backup import BackupOptions, backup
 from drkit.clock import utc_now
 from drkit.model import Entry, FormatVersion, Place, PluginRow, Root, Snapshot, SnapshotId
 from drkit.progress import NullProgress
@@ -76,8 +77,7 @@ class FakeRepository(Repository):
     def __init__(self, *segments: list[Entry] | str, blobs: list[bytes] | None = None, tree: str = "") -> None:
         self.parts = segments
         self.blobs = {sha(blob): blob for blob in (blobs if blobs is not None else [b"content"])}
-        self.tree = tree
-        self.readers = 0
+        self.tree = tree or tree_hash([entry for part in segments if isinstance(part, list) for entry in part])
 
     def load(self, ref: SnapshotRef) -> Snapshot:
         return Snapshot(
@@ -101,8 +101,19 @@ class FakeRepository(Repository):
                 yield Segment(part, {}, first=part[0].raw_path if part else b"")
 
     def reader(self) -> Any:
-        self.readers += 1
         return FakeReader(self.blobs)
+
+
+def tree_hash(entries: list[Entry]) -> str:
+    """The tree hash of a manifest, as the format document says; what is odd in it is hashed as it stands."""
+    whole = hashlib.sha256()
+    for entry in entries:
+        content = bytes.fromhex(entry.sha256) if entry.type == "f" else entry.raw_target if entry.type == "l" else b""
+        content = str(entry.rdev).encode() if entry.type in ("c", "b") else content
+        mode = b"" if entry.type == "l" else b"%o" % entry.mode
+        for field in (entry.raw_path, entry.type.encode(), mode, content):
+            whole.update(struct.pack("<I", len(field)) + field)
+    return whole.hexdigest()
 
 
 def plugin_row(path: str, tree: str = "") -> PluginRow:

@@ -1,0 +1,560 @@
+"""Restoring a snapshot into a directory: everything comes back exactly, or it is said what does not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+
+from drkit import osutil
+from drkit.errors import NoSpace, RestoreMismatch, StoreError, UsageError
+from drkit.model import Place, sort_key
+from drkit.restore import build as build_module
+from drkit.restore import restore_tree, tree
+from drkit.restore.check import check_tree
+from tests.support.restoring import REF, FakeReader, FakeRepository, back_up, file, folder, leftovers, sha
+from tests.support.trees import ROOT, Node, build, snapshot_tree, trees
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small tree with one of each kind."""
+    path = tmp_path / "source"
+    build(
+        path,
+        Node(
+            "d",
+            mode=0o755,
+            children={
+                b"README.md": Node("f", size=5, seed=1),
+                b"empty": Node("f"),
+                b"same": Node("f", size=5, seed=1),
+                b"skills": Node(
+                    "d",
+                    mode=0o2755,
+                    children={
+                        b"SKILL.md": Node("f", mode=0o4755, size=3000, seed=2),
+                        b"link": Node("l", target=b"../README.md"),
+                        b"pipe": Node("p", mode=0o620),
+                    },
+                ),
+                b"two": Node("h"),
+                b"void": Node("d", mode=0o500),
+            },
+        ),
+    )
+    return path
+
+
+class TestExactness:
+    @settings(max_examples=60, deadline=None)
+    @given(tree=trees())
+    def test_what_was_backed_up_comes_back(self, tree: Node) -> None:
+        _there_and_back(tree)
+
+    @settings(max_examples=5, deadline=None)
+    @given(tree=trees(large=True, max_leaves=6))
+    def test_large_files_come_back(self, tree: Node) -> None:
+        _there_and_back(tree)
+
+    def test_report_counts_what_is_on_disk(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        report = restore_tree(repo, ref, bytes(tmp_path / "out"))
+        found = [path.lstat() for path in (tmp_path / "out").rglob("*")]
+        kinds = [oct(info.st_mode)[2:-4].rjust(2, "0") for info in found]
+        assert report.files == kinds.count("10") == 5
+        assert (report.dirs, report.links, report.others) == (2, 1, 1)
+        assert report.bytes == sum(info.st_size for info in found if oct(info.st_mode)[2:-4] == "10")
+        assert report.tree_sha256 == repo.load(ref).tree_sha256
+        assert report.snapshot == ref.id
+        assert report.lost == ()
+        assert report.notes == ()
+        assert report.duration_s > 0
+
+
+def _there_and_back(tree: Node) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        source, out = os.path.join(scratch, "source"), os.path.join(scratch, "out")
+        build(source, tree)
+        repo, ref = back_up(Path(source))
+        report = restore_tree(repo, ref, os.fsencode(out))
+        assert report.lost == ()
+        assert report.notes == () or not ROOT
+        assert snapshot_tree(out) == snapshot_tree(source)
+        assert sorted(os.listdir(scratch)) == ["out", "source"]
+
+
+class TestTarget:
+    def test_a_target_with_content_is_refused(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        build(target, OTHER)
+        before = snapshot_tree(target, root=True)
+        with pytest.raises(UsageError, match="not empty") as error:
+            restore_tree(repo, ref, bytes(target))
+        assert "--delete" in error.value.hint
+        assert snapshot_tree(target, root=True) == before
+
+    def test_delete_makes_the_target_the_snapshot(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        build(target, OTHER)
+        inode = target.stat().st_ino
+        report = restore_tree(repo, ref, bytes(target), delete=True)
+        assert report.method == "exchange"
+        assert target.stat().st_ino != inode
+        assert snapshot_tree(target) == snapshot_tree(source)
+        assert leftovers(tmp_path) == []
+
+    def test_an_empty_target_keeps_its_owner_and_mode(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        target.mkdir()
+        target.chmod(0o1730)
+        restore_tree(repo, ref, bytes(target))
+        assert target.stat().st_mode & 0o7777 == 0o1730
+        assert snapshot_tree(target) == snapshot_tree(source)
+
+    def test_a_new_target_gets_what_the_umask_leaves(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        before = os.umask(0o027)
+        try:
+            restore_tree(repo, ref, bytes(tmp_path / "new/deep/out"))
+        finally:
+            os.umask(before)
+        assert (tmp_path / "new/deep/out").stat().st_mode & 0o7777 == 0o750
+        assert snapshot_tree(tmp_path / "new/deep/out") == snapshot_tree(source)
+
+    def test_a_link_to_a_directory_means_the_directory(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        (tmp_path / "real").mkdir()
+        (tmp_path / "out").symlink_to("real")
+        restore_tree(repo, ref, bytes(tmp_path / "out"))
+        assert (tmp_path / "out").is_symlink()
+        assert snapshot_tree(tmp_path / "real") == snapshot_tree(source)
+
+    def test_a_relative_target_counts_from_the_working_directory(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repo, ref = back_up(source)
+        monkeypatch.chdir(tmp_path)
+        restore_tree(repo, ref, b"out/")
+        assert snapshot_tree(tmp_path / "out") == snapshot_tree(source)
+
+    @pytest.mark.parametrize("what", ["file", "dangling"])
+    def test_what_is_no_directory_is_refused(self, what: str, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        if what == "file":
+            target.write_bytes(b"mine")
+        else:
+            (tmp_path / "file").write_bytes(b"mine")
+            target.symlink_to("file")
+        with pytest.raises(UsageError, match="not a directory"):
+            restore_tree(repo, ref, bytes(target), delete=True)
+        assert target.read_bytes() == b"mine"
+
+    def test_nothing_is_inherited_from_where_it_is_staged(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        above = tmp_path / "above"
+        above.mkdir()
+        above.chmod(0o2755)
+        restore_tree(repo, ref, bytes(above / "out"))
+        assert snapshot_tree(above / "out") == snapshot_tree(source)
+
+    def test_an_empty_mount_point_is_filled_from_inside(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        (target / "lost+found").mkdir(parents=True)
+        target.chmod(0o751)
+        inode = target.stat().st_ino
+        with mock.patch.object(osutil, "mount_points", return_value=frozenset({bytes(target)})):
+            report = restore_tree(repo, ref, bytes(target))
+        assert report.method == "rename"
+        assert target.stat().st_ino == inode
+        assert target.stat().st_mode & 0o7777 == 0o751
+        found = snapshot_tree(target)
+        assert found.pop(b"lost+found")
+        assert found == snapshot_tree(source)
+
+    def test_lost_and_found_of_a_source_goes_into_that_of_the_target(self, source: Path, tmp_path: Path) -> None:
+        (source / "lost+found").mkdir()
+        (source / "lost+found/#1234").write_bytes(b"found")
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        (target / "lost+found").mkdir(parents=True)
+        with mock.patch.object(osutil, "mount_points", return_value=frozenset({bytes(target)})):
+            restore_tree(repo, ref, bytes(target))
+        assert snapshot_tree(target) == snapshot_tree(source)
+        assert leftovers(tmp_path) == []
+
+    def test_what_is_mounted_below_is_not_taken_along(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        build(target, OTHER)
+        mounts = frozenset({bytes(target / "mine")})
+        with (
+            mock.patch.object(osutil, "mount_points", return_value=mounts),
+            pytest.raises(UsageError, match="mounted inside"),
+        ):
+            restore_tree(repo, ref, bytes(target), delete=True)
+        assert snapshot_tree(target)[b"mine/data"]
+
+
+@pytest.fixture
+def mount_point(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 8 MiB, where mounting is permitted."""
+    path = tmp_path / "mounted"
+    path.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "none", str(path)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may mount")
+class TestMounted:
+    def test_a_mount_point_is_filled_and_replaced(self, source: Path, mount_point: Path) -> None:
+        repo, ref = back_up(source)
+        assert restore_tree(repo, ref, bytes(mount_point)).method == "rename"
+        assert snapshot_tree(mount_point) == snapshot_tree(source)
+        build(mount_point / "mine", OTHER)
+        assert restore_tree(repo, ref, bytes(mount_point), delete=True).method == "files"
+        assert snapshot_tree(mount_point) == snapshot_tree(source)
+
+    def test_a_mount_below_the_target_is_refused(self, source: Path, mount_point: Path) -> None:
+        repo, ref = back_up(source)
+        (mount_point / "precious").write_bytes(b"data")
+        with pytest.raises(UsageError, match="mounted inside"):
+            restore_tree(repo, ref, bytes(mount_point.parent), delete=True)
+        assert (mount_point / "precious").read_bytes() == b"data"
+
+    def test_too_little_room_is_said_before_anything_is_written(self, tmp_path: Path, mount_point: Path) -> None:
+        (tmp_path / "source").mkdir()
+        for number in range(12):
+            (tmp_path / f"source/{number}").write_bytes(os.urandom(1 << 20))
+        repo, ref = back_up(tmp_path / "source")
+        with mock.patch.object(os, "mkdir", side_effect=AssertionError), pytest.raises(NoSpace, match="needs"):
+            restore_tree(repo, ref, bytes(mount_point))
+        assert os.listdir(mount_point) == []
+
+    def test_holes_need_no_room(self, tmp_path: Path, mount_point: Path) -> None:
+        (tmp_path / "source").mkdir()
+        with open(tmp_path / "source/sparse", "wb") as file:
+            file.write(b"head")
+            file.truncate(300 << 20)
+        repo, ref = back_up(tmp_path / "source")
+        report = restore_tree(repo, ref, bytes(mount_point))
+        assert report.bytes == 300 << 20
+        assert (mount_point / "sparse").stat().st_blocks * 512 < 8 << 20
+        assert snapshot_tree(mount_point) == snapshot_tree(tmp_path / "source")
+
+    def test_a_disk_that_fills_up_is_left_as_it_was(self, tmp_path: Path, mount_point: Path) -> None:
+        (tmp_path / "source").mkdir()
+        for number in range(12):
+            (tmp_path / f"source/{number}").write_bytes(os.urandom(1 << 20))
+        repo, ref = back_up(tmp_path / "source")
+        with mock.patch.object(tree, "check_space"), pytest.raises(NoSpace):
+            restore_tree(repo, ref, bytes(mount_point))
+        assert os.listdir(mount_point) == []
+
+
+class TestInclude:
+    @pytest.mark.parametrize(
+        ("patterns", "expected"),
+        [
+            (("SKILL.md",), ["skills", "skills/SKILL.md"]),
+            (("*.md",), ["README.md", "skills", "skills/SKILL.md"]),
+            (("/*.md",), ["README.md"]),
+            (("skills",), ["skills", "skills/SKILL.md", "skills/link", "skills/pipe"]),
+            (("skills/l*", "void"), ["skills", "skills/link", "void"]),
+            (("**/pipe",), ["skills", "skills/pipe"]),
+        ],
+    )
+    def test_only_what_matches_comes_with_the_directories_above(
+        self, patterns: tuple[str, ...], expected: list[str], source: Path, tmp_path: Path
+    ) -> None:
+        repo, ref = back_up(source)
+        report = restore_tree(repo, ref, bytes(tmp_path / "out"), include=patterns)
+        found, whole = snapshot_tree(tmp_path / "out"), snapshot_tree(source)
+        assert [os.fsdecode(path) for path in found] == expected
+        for path, one in found.items():
+            assert _unlinked(one) == _unlinked(whole[path])
+        assert report.files + report.dirs + report.links + report.others == len(expected)
+        assert report.lost == ()
+
+    def test_a_hard_link_without_its_first_name_is_a_copy(self, tmp_path: Path) -> None:
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source/a").write_bytes(b"shared")
+        for name in ("b", "c"):
+            os.link(tmp_path / "source/a", tmp_path / "source" / name)
+        repo, ref = back_up(tmp_path / "source")
+        restore_tree(repo, ref, bytes(tmp_path / "out"), include=("b", "c"))
+        assert snapshot_tree(tmp_path / "out")[b"c"]["links"] == (b"b", b"c")
+        assert (tmp_path / "out/b").read_bytes() == b"shared"
+
+    def test_what_matches_nothing_is_an_error(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        with pytest.raises(UsageError, match="no-such"):
+            restore_tree(repo, ref, bytes(tmp_path / "out"), include=("no-such",))
+        assert not (tmp_path / "out").exists()
+
+    def test_it_excludes_delete(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        with pytest.raises(UsageError, match="--delete"):
+            restore_tree(repo, ref, bytes(tmp_path / "out"), include=("*.md",), delete=True)
+
+
+class TestDryRun:
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_it_counts_and_writes_nothing(self, exists: bool, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        target = tmp_path / "above/out"
+        if exists:
+            target.mkdir(parents=True)
+        before = snapshot_tree(tmp_path)
+        report = restore_tree(repo, ref, bytes(target), dry_run=True)
+        assert snapshot_tree(tmp_path) == before
+        real = restore_tree(repo, ref, bytes(target))
+        counts = ("snapshot", "files", "dirs", "links", "others", "bytes", "tree_sha256", "lost")
+        assert [getattr(report, key) for key in counts] == [getattr(real, key) for key in counts]
+
+    def test_it_refuses_what_the_restore_would_refuse(self, source: Path, tmp_path: Path) -> None:
+        repo, ref = back_up(source)
+        with pytest.raises(UsageError, match="not empty"):
+            restore_tree(repo, ref, bytes(source), dry_run=True)
+
+
+class TestLosses:
+    def test_everything_else_comes_back(self, tmp_path: Path) -> None:
+        lost, kept = file("a/lost", b"gone"), file("a/kept")
+        repo = FakeRepository([folder("a"), kept, lost, file("b"), file("empty", b"")])
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert [one.path for one in report.lost] == ["a/lost"]
+        assert "no pack holds it" in report.lost[0].reason
+        assert sorted(map(os.fsdecode, snapshot_tree(tmp_path / "out"))) == ["a", "a/kept", "b", "empty"]
+        assert (report.files, report.bytes) == (3, 14)
+
+    @pytest.mark.parametrize("missing", [0, 1, 2])
+    def test_a_large_file_is_whole_or_not_there(self, missing: int, tmp_path: Path) -> None:
+        pieces = [bytes([number]) * 1_000_000 for number in (1, 2, 3)]
+        whole = b"".join(pieces)
+        large = file("large", whole, blobs=tuple(sha(piece) for piece in pieces))
+        second = file("later", b"content")
+        pieces.pop(missing)
+        repo = FakeRepository([large, second], blobs=[*pieces, b"content"])
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert [one.path for one in report.lost] == ["large"]
+        assert os.listdir(tmp_path / "out") == ["later"]
+
+    def test_a_lost_segment_is_listed_and_what_lies_below_it_comes_back(self, tmp_path: Path) -> None:
+        repo = FakeRepository([file("a")], "its pack is missing", [file("dir/deep/x"), file("dir/deep/y"), file("z")])
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert [one.reason for one in report.lost if "its pack is missing" in one.reason]
+        assert sorted(map(os.fsdecode, snapshot_tree(tmp_path / "out"))) == [
+            "a",
+            "dir",
+            "dir/deep",
+            "dir/deep/x",
+            "dir/deep/y",
+            "z",
+        ]
+        assert (tmp_path / "out/dir").stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+    def test_a_linked_name_of_a_lost_file_is_lost_too(self, tmp_path: Path) -> None:
+        repo = FakeRepository([file("a", b"gone", link=7), file("b", b"gone", link=7), file("c")])
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert [one.path for one in report.lost] == ["a", "b"]
+
+    def test_a_name_that_cannot_be_made_takes_what_lies_below_along(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mkdir = os.mkdir
+
+        def refuse(path: bytes, *args: int, **kwargs: int) -> None:
+            if path == b"bad":
+                raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ), path)
+            mkdir(path, *args, **kwargs)
+
+        repo = FakeRepository([file("a"), folder("bad"), folder("bad/sub"), file("bad/sub/x"), file("c")])
+        monkeypatch.setattr(os, "mkdir", refuse)
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert [one.path for one in report.lost] == ["bad", "bad/sub", "bad/sub/x"]
+        assert sorted(os.listdir(tmp_path / "out")) == ["a", "c"]
+
+
+class TestContent:
+    def test_runs_of_zeros_become_holes(self, tmp_path: Path) -> None:
+        pieces = [b"x" + bytes(500_000), bytes(4 << 20), b"y" * 70_000 + bytes(65_536) + b"z", bytes(100_000)]
+        whole = b"".join(pieces)
+        repo = FakeRepository([file("large", whole, blobs=tuple(sha(piece) for piece in pieces))], blobs=pieces)
+        restore_tree(repo, REF, bytes(tmp_path / "out"))
+        path = tmp_path / "out/large"
+        assert path.read_bytes() == whole
+        assert path.stat().st_blocks * 512 < 400_000
+
+    def test_small_files_have_none(self, tmp_path: Path) -> None:
+        repo = FakeRepository([file("small", bytes(1 << 20))], blobs=[bytes(1 << 20)])
+        restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert (tmp_path / "out/small").stat().st_blocks * 512 >= 1 << 20
+
+    def test_a_repeated_blob_is_read_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+        blob = FakeReader.blob
+
+        def count(self: FakeReader, blob_id: str, place: Place | None) -> bytes:
+            asked.append(blob_id)
+            return blob(self, blob_id, place)
+
+        monkeypatch.setattr(FakeReader, "blob", count)
+        repo = FakeRepository([file(f"{number:03}") for number in range(100)])
+        assert restore_tree(repo, REF, bytes(tmp_path / "out")).files == 100
+        assert asked == [sha(b"content")]
+
+    def test_a_deep_tree_needs_few_descriptors(self, tmp_path: Path) -> None:
+        path, entries = "", []
+        for _ in range(700):
+            path += "/d" if path else "d"
+            entries.append(folder(path))
+        entries.append(file(path + "/x"))
+        entries += [file(path.rpartition("/")[0][: 2 * 300 + 1] + "/e"), file("z")]
+        entries.sort(key=lambda entry: sort_key(entry.raw_path))
+        repo = FakeRepository(entries)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+        try:
+            report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+            restore_tree(FakeRepository([file("y")]), REF, bytes(tmp_path / "out"), delete=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (report.dirs, report.files) == (700, 3)
+        assert os.listdir(tmp_path / "out") == ["y"]
+
+    def test_many_files_are_synced_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[int] = []
+        monkeypatch.setattr(osutil, "syncfs", synced.append)
+        restore_tree(FakeRepository([file(f"{number:03}") for number in range(65)]), REF, bytes(tmp_path / "many"))
+        assert len(synced) == 1
+        monkeypatch.setattr(os, "fsync", synced.append)
+        restore_tree(FakeRepository([file(f"{number:03}") for number in range(64)]), REF, bytes(tmp_path / "few"))
+        assert len(synced) > 1 + 64
+
+    def test_a_write_error_found_while_syncing_fails_the_restore(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(osutil, "syncfs", fail)
+        repo = FakeRepository([file(f"{number:03}") for number in range(65)])
+        with pytest.raises(StoreError, match="Input/output error"):
+            restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert os.listdir(tmp_path) == []
+
+    def test_progress_ends_at_the_totals(self, source: Path, tmp_path: Path) -> None:
+        class Watch:
+            def __init__(self) -> None:
+                self.stages: list[list[int]] = []
+
+            def start(self, total_files: int | None, total_bytes: int | None, what: str) -> None:
+                self.stages.append([total_files or 0, total_bytes or 0, 0, 0])
+
+            def advance(self, files: int, bytes: int) -> None:  # noqa: A002
+                self.stages[-1][2] += files
+                self.stages[-1][3] += bytes
+
+        watch = Watch()
+        repo, ref = back_up(source)
+        restore_tree(repo, ref, bytes(tmp_path / "out"), progress=watch)
+        assert watch.stages
+        for total_files, total_bytes, files, size in watch.stages:
+            assert (files, size) == (total_files, total_bytes)
+
+
+def _become_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+class TestReadBack:
+    """What the disk did not keep is found before it takes the target's place."""
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda path: path.write_bytes(b"CONTENT"), "another content"),
+            (lambda path: path.write_bytes(b"shorter"[:3]), "3 bytes instead of 7"),
+            (lambda path: path.chmod(0o600), "mode 600 instead of 644"),
+            (lambda path: os.utime(path, ns=(5, 5)), "modification time"),
+            (lambda path: path.unlink(), "missing"),
+            (lambda path: (path.unlink(), path.mkdir()), "another type"),
+            (lambda path: (path.unlink(), path.symlink_to("elsewhere")), "cannot be read back"),
+            (_become_pipe, "another type"),
+            (lambda path: (path.parent / "extra").write_bytes(b""), "2 entries instead of 1"),
+        ],
+    )
+    def test_a_difference_is_found(
+        self, change: Callable[[Path], object], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = check_tree
+
+        def spoil(fd: int, *args: Any, **kwargs: Any) -> Any:
+            path = Path(f"/proc/self/fd/{fd}/dir/file")
+            found = path.stat()
+            change(path)
+            if match == "another content":
+                os.utime(path, ns=(found.st_mtime_ns, found.st_mtime_ns))
+            return original(fd, *args, **kwargs)
+
+        monkeypatch.setattr(build_module, "check_tree", spoil)
+        repo = FakeRepository([folder("dir"), file("dir/file")])
+        with pytest.raises(RestoreMismatch, match=match):
+            restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert os.listdir(tmp_path) == []
+
+    def test_a_hard_link_that_became_a_copy_is_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = check_tree
+
+        def spoil(fd: int, *args: Any, **kwargs: Any) -> Any:
+            path = Path(f"/proc/self/fd/{fd}/b")
+            path.unlink()
+            shutil.copy2(path.parent / "a", path)
+            return original(fd, *args, **kwargs)
+
+        monkeypatch.setattr(build_module, "check_tree", spoil)
+        repo = FakeRepository([file("a", link=7), file("b", link=7)])
+        with pytest.raises(RestoreMismatch, match="no hard link to a"):
+            restore_tree(repo, REF, bytes(tmp_path / "out"))
+
+    def test_a_snapshot_that_does_not_fit_its_manifest_is_found(self, tmp_path: Path) -> None:
+        with pytest.raises(RestoreMismatch, match="hashes to"):
+            restore_tree(FakeRepository([file("a")], tree="0" * 64), REF, bytes(tmp_path / "out"))
+        assert os.listdir(tmp_path) == []
+
+
+def _unlinked(one: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in one.items() if key != "links"}
+
+
+def _umask() -> int:
+    before = os.umask(0o022)
+    os.umask(before)
+    return before
+
+
+OTHER = Node("d", children={b"mine": Node("d", children={b"data": Node("f", size=9, seed=1)}), b"x": Node("f")})
