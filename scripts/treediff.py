@@ -113,6 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("before")
     parser.add_argument("after")
     given = parser.parse_args(arguments)
+    for directory in (given.before, given.after):
+        if not os.path.isdir(directory):
+            parser.error(f"{directory}: there is no such directory")
     before = describe(given.before)
     differences = compare(before, describe(given.after))
     for line in differences[:50]:
