@@ -74,8 +74,11 @@ def tree_hash(entries: list[Entry], below: bytes | None = None) -> str:
     return digest.hexdigest()
 
 
+KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p"}
+
+
 def scan(source: Path) -> list[Entry]:
-    """The entries of a directory on disk, in manifest order."""
+    """The entries of a directory on disk, in manifest order; neither sockets nor devices."""
     found: list[Entry] = []
     groups: dict[tuple[int, int], int] = {}
 
@@ -83,15 +86,15 @@ def scan(source: Path) -> list[Entry]:
         for name in sorted(os.listdir(directory)):
             full, path = directory + b"/" + name, prefix + name
             info = os.lstat(full)
-            kind = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p"}[
-                stat.S_IFMT(info.st_mode)
-            ]
+            kind = KINDS.get(stat.S_IFMT(info.st_mode))
+            if kind is None:
+                continue
             record = {**named("path", path), "type": kind, "mode": 0 if kind == "l" else stat.S_IMODE(info.st_mode)}
             record |= {"uid": info.st_uid, "gid": info.st_gid, "mtime_ns": info.st_mtime_ns}
             xattrs = {n: os.getxattr(full, n) for n in os.listxattr(full, follow_symlinks=False)}
             if xattrs:
                 record["xattrs"] = {n: base64.b64encode(value).decode() for n, value in xattrs.items()}
-            if kind == "f" and info.st_nlink > 1:
+            if kind != "d" and info.st_nlink > 1:
                 group = int.from_bytes(sha(path)[:6], "big")
                 record["link"] = groups.setdefault((info.st_dev, info.st_ino), group)
             content = os.readlink(full) if kind == "l" else Path(os.fsdecode(full)).read_bytes() if kind == "f" else b""
