@@ -20,7 +20,7 @@ from drkit.backup.recorder import Recorder
 from drkit.backup.report import BackupOptions, BackupReport
 from drkit.backup.scan import Scan
 from drkit.backup.statcache import CacheWriter, Previous, Summary, cache_path, read_cache
-from drkit.errors import IntegrityError, StoreError
+from drkit.errors import IntegrityError, StoreError, UsageError
 from drkit.format import snapshot as snapshot_format
 from drkit.format.limits import INDEX_PACKS
 from drkit.format.manifest import text_or_b64
@@ -58,6 +58,8 @@ def backup(
     reused by the next backup.
     """
     began = monotonic()
+    if not source:  # which realpath would take for the working directory
+        raise UsageError("no source is named", hint="name the directory to back up")
     source = os.path.realpath(source)
     leave_out = check_source(repo, source, Globs(options.excludes))
     repo.check_writable()
