@@ -65,7 +65,8 @@ def build(job: Job, plan: Plan, site: Site, stage_fd: int, progress: Progress) -
     few = plan.files <= _SYNC_EACH and plan.dirs <= _SYNC_EACH
     progress.start(plan.entries, plan.bytes, "restoring")
     writer = Writer(stage_fd, host, outcome, progress, sync_each=few)
-    with Feed(job.batches(again=True, places=True), job.repo.reader(), plan.repeats) as feed:
+    again = not plan.lost  # what could not be read then was not checked either
+    with Feed(job.batches(again=again, places=True), job.repo.reader(), plan.repeats) as feed:
         root = writer.run(feed)
     if root is not None:
         set_directory(stage_fd, b"", root, host, outcome)
@@ -75,7 +76,7 @@ def build(job: Job, plan: Plan, site: Site, stage_fd: int, progress: Progress) -
     try:
         progress.start(plan.entries, plan.bytes, "reading back")
         checked = check_tree(
-            stage_fd, job.batches(again=True), host, outcome, apart=plan.files >= _APART, progress=progress
+            stage_fd, job.batches(again=again), host, outcome, apart=plan.files >= _APART, progress=progress
         )
     finally:
         sync.join()

@@ -105,7 +105,6 @@ class _Checker:
         self._final = final
         self._contents = contents
         self._expected = [0]  # names that were found in each directory of the stack
-        self._names: list[list[bytes]] = [[]]
         self._inodes: dict[bytes, int] = {}
         self._buffer = bytearray(MIB)
 

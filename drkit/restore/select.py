@@ -82,7 +82,7 @@ class _Selector:
                     continue
                 path = path[len(prefix) :]
             parent, _, name = path.rpartition(b"/")
-            if name in (b"", b".", b"..") or b"\0" in name:
+            if name in (b"", b".", b"..") or b"\0" in name or path.startswith(b"/"):
                 raise FormatError(f"the path {path[:200]!r} is not allowed in a manifest")
             if chain[-1][0] != parent:
                 self._climb(parent)

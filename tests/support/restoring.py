@@ -43,6 +43,10 @@ def link(path: str, target: str, **more: Any) -> Entry:
     return _owned(path=path, type="l", target=target, mode=0, **more)
 
 
+def pipe(path: str, **more: Any) -> Entry:
+    return _owned(path=path, type="p", **{"mode": 0o644, **more})
+
+
 def _owned(**fields: Any) -> Entry:
     return Entry(**{"uid": os.geteuid(), "gid": os.getegid(), "mtime_ns": 1_600_000_000_000_000_007, **fields})
 
