@@ -10,7 +10,7 @@ MIB: Final = 1024 * KIB
 FORMAT_MAJOR: Final = 1
 FORMAT_MINOR: Final = 0
 
-FRAME_TARGET: Final = MIB
+FRAME_TARGET: Final = 2 * MIB
 META_FRAME_TARGET: Final = 256 * KIB
 FRAME_BLOBS: Final = 16_384
 """A frame with this many blobs is closed, however small they are: their rows in the tables need room too."""

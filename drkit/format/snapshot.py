@@ -25,7 +25,7 @@ class _Version(msgspec.Struct):
 
 def encode(snapshot: Snapshot) -> tuple[str, bytes]:
     """Return (object name, bytes). FormatError if it is over the limit."""
-    data = msgspec.json.format(msgspec.json.encode(snapshot), indent=1) + b"\n"
+    data = msgspec.json.format(msgspec.json.encode(snapshot), indent=0) + b"\n"
     if len(data) > SNAPSHOT_MAX:
         raise FormatError(f"the snapshot has {len(data)} bytes, the limit is {SNAPSHOT_MAX}: too many tags or excludes")
     return f"snapshots/{snapshot.time}-{hashlib.sha256(data).hexdigest()}.json", data

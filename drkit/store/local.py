@@ -15,8 +15,8 @@ from drkit.errors import NoSpace, ObjectExists, ObjectNotFound, StoreCorrupt, St
 from drkit.store.base import ObjectInfo
 from drkit.store.checks import TEMPORARY, check_name, check_prefix, check_range, is_component
 
-FOLDERS = ("index", "inventory", "keys", "locks", "prunes", "snapshots")
-"""The top folders beside `packs`, which has one folder for each two hexadecimal digits."""
+FOLDERS = ("index", "locks", "packs", "snapshots")
+"""The top folders that every backup needs."""
 
 # O_NONBLOCK: opening a FIFO that somebody put in an object's place must not wait for a writer.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -55,20 +55,15 @@ class LocalStore:
         return self._root
 
     def prepare(self) -> None:
-        """Make the root and all folders of a repository, durably; what is there already stays as it is.
+        """Make the root and the folders that every backup needs, durably; what is there already stays as it is.
 
-        A put then has no folder to make, and a store that has folders is not mistaken for an empty mount point.
+        A store that has folders is not mistaken for an empty mount point. The other folders, among them one for each
+        first two digits of packs, are made by the first put that needs them: 256 empty ones would take a megabyte.
         """
         with self._translated("make", "folders"):
             _make_folder(self._root)
             for name in FOLDERS:
                 _make_folder(os.path.join(self._root, name.encode()))
-            packs = os.path.join(self._root, b"packs")
-            _make_folder(packs)
-            for number in range(256):
-                with suppress(FileExistsError):
-                    os.mkdir(os.path.join(packs, b"%02x" % number), 0o700)
-            _sync_folder(packs)
 
     def put(self, name: str, data: bytes | bytearray | memoryview, *, overwrite: bool = False) -> None:
         """Store `data` under `name`, durably, or leave everything as it was.
