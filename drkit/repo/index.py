@@ -229,8 +229,9 @@ def write_index(
     total = 0
     for batch in batches:
         # The superseding object comes last: until it is there, the old ones stay live.
-        last = batch is batches[-1]
-        data = indexfile.encode(indexfile.IndexObject(tuple(batch), supersedes if last else ()))
+        # An old object may have come out the same again: then it stays live.
+        old = tuple(index_id for index_id in supersedes if index_id not in written) if batch is batches[-1] else ()
+        data = indexfile.encode(indexfile.IndexObject(tuple(batch), old))
         index_id = IndexId(hashlib.sha256(data).digest())
         put_hashed(store, index_name(index_id), data)
         written.append(index_id)
