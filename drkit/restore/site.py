@@ -98,9 +98,9 @@ def _writable(fd: int) -> bool:
     return os.access(b".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True)
 
 
-def is_empty(fd: int) -> bool:
-    """Whether a directory holds nothing of its user's."""
-    return all(os.fsencode(name) == LOST_AND_FOUND for name in os.listdir(fd))
+def is_empty(fd: int, spare: frozenset[bytes] = frozenset()) -> bool:
+    """Whether a directory holds nothing of its user's; names in `spare` do not count."""
+    return not {os.fsencode(name) for name in os.listdir(fd)} - spare - {LOST_AND_FOUND}
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ class Stage:
         self._journal = journal
         self._old = self.name + b".old"
         self._moved: list[bytes] = []
+        self._before = self._live_id()
 
     @classmethod
     def create(cls, site: Site, random: Callable[[int], bytes]) -> Self:
@@ -102,17 +103,20 @@ class Stage:
     def swap(self) -> str:
         """Let the stage take its place, durably; return the way for the report.
 
-        OSError if no way worked: `abandon` then leaves the live tree as it was. The live tree is to be checked
-        now, and then `finish` or `abandon` be called.
+        OSError if no way worked, Unclear if the live name stands for something else than when the stage was made:
+        `abandon` then leaves the live tree as it was. The live tree is to be checked now, and then `finish` or
+        `abandon` be called.
         """
-        live = self.site.live_stat()
+        live = self._before
+        if self._live_id() != live:
+            raise Unclear(f"somebody else changed {show_path(self.site.path)} meanwhile")
         with self.open() as fd:
             new = os.fstat(fd)
         base = msgspec.structs.replace(
             self.record,
             state="swap",
             new=(new.st_dev, new.st_ino),
-            old=(live.st_dev, live.st_ino) if live else None,
+            old=live,
             mode=new.st_mode & 0o7777,
             mtime_ns=new.st_mtime_ns,
         )
@@ -138,7 +142,7 @@ class Stage:
                 self.undo()
                 continue
             if way in ("exchange", "rename") and self._live_id() != base.new:
-                raise Unclear(f"somebody else changed {show_path(self.site.path)} at this moment")
+                raise Unclear(f"somebody else changed {show_path(self.site.path)} meanwhile")
             return "rename" if way == "move" else way
 
     def _save_old(self, base: Record) -> None:

@@ -91,6 +91,8 @@ def restore_into(
             with staged(site, random) as stage:
                 with stage.open() as fd:
                     built = build(job, plan, site, fd, progress)
+                if not delete:  # somebody may have put something there meanwhile
+                    _refuse_content(site, replace_option, stage.spare)
                 method = stage.swap()
                 note = stage.finish()
         finally:
@@ -98,12 +100,12 @@ def restore_into(
     return report(ref, built, method, note, now() - started)
 
 
-def _refuse_content(site: Site, option: str) -> None:
+def _refuse_content(site: Site, option: str, spare: frozenset[bytes] = frozenset()) -> None:
     found = site.live_stat()
     if found is None:
         return
     with site.open_live() as fd:
-        if not is_empty(fd):
+        if not is_empty(fd, spare):
             hint = f"name an empty or new directory, or give {option} to replace what is there"
             raise UsageError(
                 f"{show_path(site.path)} is not empty",
