@@ -44,6 +44,7 @@ class EntryReader:
         self._settings = settings
         self._threshold = settings.threshold
         self._warn = warn
+        self._left_out: list[str] = []
         self._links: dict[tuple[int, int], int] = {}
         self.data: bytes | None = None
         """Content of the file that was read last, if it was a small one."""
@@ -63,13 +64,18 @@ class EntryReader:
         """Return the entry of a path as it is now; None, with a warning, if it cannot be read."""
         self.data = None
         self.stat = seen.stat
+        entry = None
         try:
-            return self._file(seen) if seen.kind == "f" else self._other(seen)
+            entry = self._file(seen) if seen.kind == "f" else self._other(seen)
         except FileNotFoundError:
             self._warn(seen.path, "vanished while the backup ran")
         except OSError as error:
             self._warn(seen.path, error.strerror or str(error))
-        return None
+        if self._left_out:
+            names = "; ".join(dict.fromkeys(self._left_out))
+            self._warn(seen.path, f"extended attributes were left out: {names}", lost=False)
+            self._left_out.clear()
+        return entry
 
     def _other(self, seen: Seen) -> Entry:
         full = self._prefix + seen.path
@@ -88,7 +94,7 @@ class EntryReader:
             status.st_mtime_ns,
             target=target,
             target_b64=target_b64,
-            xattrs=read_xattrs(full) if seen.kind == "d" else None,
+            xattrs=read_xattrs(full, self._left_out) if seen.kind == "d" else None,
             link=self.link_number(status, seen.path) if status.st_nlink > 1 and seen.kind != "d" else 0,
             rdev=status.st_rdev if seen.kind in "cb" else 0,
         )
@@ -97,7 +103,7 @@ class EntryReader:
         full = self._prefix + seen.path
         status = seen.stat
         if status.st_size < self._threshold:
-            found = read_still(full, status) or self._look_closer(seen.path, full)
+            found = read_still(full, status, self._left_out) or self._look_closer(seen.path, full)
             if found is not None:
                 data, self.stat, xattrs = found
                 self.data = data
@@ -110,7 +116,7 @@ class EntryReader:
 
     def _look_closer(self, path: bytes, full: bytes) -> tuple[bytes, os.stat_result, dict[str, str] | None] | None:
         """Read a small file that does not hold still; None if it has grown into a large one."""
-        still = read_small(full, self._threshold)
+        still = read_small(full, self._threshold, self._left_out)
         if still is None:
             return None
         if still.changed:
@@ -132,7 +138,7 @@ class EntryReader:
                         self._packer.add_chunk(blob_id, chunk)
                     blobs.append(blob_id)
                     size += len(chunk)
-                xattrs = read_xattrs(file.fileno())
+                xattrs = read_xattrs(file.fileno(), self._left_out)
                 after = os.fstat(file.fileno())
             still = size == before.st_size and same(before, after)
             if still or attempt == _ATTEMPTS - 1:

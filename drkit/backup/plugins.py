@@ -95,7 +95,7 @@ class PluginTracker:
         data = plugin.manifest
         if data is None and has_manifest:
             try:
-                still = read_small(os.path.join(self._source, plugin.manifest_path), PLUGIN_MANIFEST_MAX)
+                still = read_small(os.path.join(self._source, plugin.manifest_path), PLUGIN_MANIFEST_MAX, [])
                 data = still.data if still else None
             except OSError:
                 data = None  # vanished since, or no file

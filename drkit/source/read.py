@@ -9,10 +9,13 @@ import stat
 
 from msgspec import Struct
 
-from drkit.format.limits import XATTRS_MAX
+from drkit.format.limits import KIB, XATTRS_MAX
+from drkit.model import show_path
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ATTEMPTS = 3
+_OTHER_KEYS = 64 * KIB
+"""Room for the rest of an entry's line, which is limited as a whole."""
 _NO_XATTRS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.ENOENT})
 
 
@@ -52,15 +55,18 @@ def same(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
-def read_still(full: bytes, seen: os.stat_result) -> tuple[bytes, os.stat_result, dict[str, str] | None] | None:
+def read_still(
+    full: bytes, seen: os.stat_result, left_out: list[str]
+) -> tuple[bytes, os.stat_result, dict[str, str] | None] | None:
     """Read a small regular file that is as `seen` before and after: four calls, which is what most files need.
 
-    None if it is not: then `read_small` looks closer. OSError as the file system gives it.
+    None if it is not: then `read_small` looks closer. `left_out` as in `read_xattrs`. OSError as the file system
+    gives it.
     """
     fd = os.open(full, _FLAGS)
     try:
         data = os.read(fd, seen.st_size + 1)
-        xattrs = read_xattrs(fd)
+        xattrs = read_xattrs(fd, left_out)
         after = os.fstat(fd)
     finally:
         os.close(fd)
@@ -69,10 +75,11 @@ def read_still(full: bytes, seen: os.stat_result) -> tuple[bytes, os.stat_result
     return None
 
 
-def read_small(full: bytes, limit: int) -> Still | None:
+def read_small(full: bytes, limit: int, left_out: list[str]) -> Still | None:
     """Read a file of fewer than `limit` bytes, again if it changed meanwhile; None if it is larger by now.
 
-    `stat.st_size` always equals the length of the data. OSError as the file system gives it.
+    `stat.st_size` equals the length of the data unless it never held still. `left_out` as in `read_xattrs`. OSError
+    as the file system gives it.
     """
     for attempt in range(_ATTEMPTS):
         fd, before = open_file(full)
@@ -85,7 +92,7 @@ def read_small(full: bytes, limit: int) -> Still | None:
                 if not more:
                     break
                 data += more
-            xattrs = read_xattrs(fd)
+            xattrs = read_xattrs(fd, left_out)
             after = os.fstat(fd)
         finally:
             os.close(fd)
@@ -96,10 +103,11 @@ def read_small(full: bytes, limit: int) -> Still | None:
     return None
 
 
-def read_xattrs(path_or_fd: bytes | int) -> dict[str, str] | None:
+def read_xattrs(path_or_fd: bytes | int, left_out: list[str]) -> dict[str, str] | None:
     """Return the extended attributes, values in base64, or None if there are none or the file system has none.
 
-    Names that are not UTF-8 cannot be told from others in JSON and are left out; values over the format's limit too.
+    `left_out` gains, in words, what is not among them: names that are not UTF-8, which JSON cannot hold, values for
+    which an entry has no room, and all of them if the file system fails.
     """
     follow = isinstance(path_or_fd, int)
     try:
@@ -107,17 +115,20 @@ def read_xattrs(path_or_fd: bytes | int) -> dict[str, str] | None:
         if not names:
             return None
         values: dict[str, str] = {}
-        room = XATTRS_MAX
+        room = XATTRS_MAX - _OTHER_KEYS
         for name in sorted(names):
-            value = os.getxattr(path_or_fd, name, follow_symlinks=follow)
-            room -= len(name) + len(value)
-            if room < 0 or not _is_text(name):
-                continue
-            values[name] = base64.b64encode(value).decode()
+            value = base64.b64encode(os.getxattr(path_or_fd, name, follow_symlinks=follow)).decode()
+            if not _is_text(name):
+                left_out.append(f"{show_path(os.fsencode(name))}, which is not UTF-8")
+            elif len(name) + len(value) > room:
+                left_out.append(f"{name}, for which there is no room")
+            else:
+                room -= len(name) + len(value)
+                values[name] = value
     except OSError as error:
-        if error.errno in _NO_XATTRS:
-            return None
-        raise
+        if error.errno not in _NO_XATTRS:
+            left_out.append(f"all of them: {error.strerror}")
+        return None
     except AttributeError:
         return None  # this platform's Python has no calls for them
     return values or None
