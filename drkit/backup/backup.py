@@ -11,7 +11,7 @@ from time import monotonic
 from msgspec import structs
 
 from drkit import __version__
-from drkit.backup.checks import check_source
+from drkit.backup.checks import check_source, unreadable
 from drkit.backup.commit import IndexWriter, commit
 from drkit.backup.files import EntryReader
 from drkit.backup.plugins import write_plugin_table
@@ -239,9 +239,14 @@ class _Job:
             self._source,
             excludes=Globs(self._options.excludes),
             rules=self._options.rules,
-            problem=lambda path, error: self._warn(path, error.strerror or str(error)),
+            problem=self._problem,
             leave_out=self._leave_out,
         )
+
+    def _problem(self, path: bytes, error: OSError) -> None:
+        if not path:
+            raise unreadable(self._source, error)
+        self._warn(path, error.strerror or str(error))
 
     def _warn(self, path: bytes, what: str, *, lost: bool = True) -> None:
         self._warnings.append(f"{show_path(path)}: {what}")

@@ -23,7 +23,7 @@ def check_source(repo: Repository, source: bytes, excludes: Globs) -> frozenset[
     except NotADirectoryError:
         raise UsageError(f"the source {shown} is not a directory", hint="name the directory that holds it") from None
     except OSError as error:
-        raise UsageError(f"cannot read the source {shown}: {error.strerror}", hint="check its permissions") from error
+        raise unreadable(source, error) from error
     if empty:
         raise UsageError(f"the source {shown} is empty", hint="check the path, and whether its disk is mounted")
     location = repo.location()
@@ -43,3 +43,11 @@ def check_source(repo: Repository, source: bytes, excludes: Globs) -> frozenset[
         status = os.stat(location)
         return frozenset({(status.st_dev, status.st_ino)})
     return frozenset()
+
+
+def unreadable(source: bytes, error: OSError) -> UsageError:
+    """Return the error for a source of which nothing can be read."""
+    return UsageError(
+        f"cannot read the source {show_path(source)}: {error.strerror}",
+        hint="check its permissions, and whether its disk is mounted",
+    )

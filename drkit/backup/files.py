@@ -27,6 +27,11 @@ class Warn(Protocol):
         ...
 
 
+def _i64(nanoseconds: int) -> int:
+    """Return the time that the format can hold: some file systems go beyond the years 1677 to 2262."""
+    return max(-(1 << 63), min(nanoseconds, (1 << 63) - 1))
+
+
 class EntryReader:
     """Makes entries. `warn` is told of what vanished, could not be read, or changed while it was read."""
 
@@ -91,7 +96,7 @@ class EntryReader:
             0 if seen.kind == "l" else status.st_mode & 0o7777,
             status.st_uid,
             status.st_gid,
-            status.st_mtime_ns,
+            _i64(status.st_mtime_ns),
             target=target,
             target_b64=target_b64,
             xattrs=read_xattrs(full, self._left_out) if seen.kind == "d" else None,
@@ -171,7 +176,7 @@ class EntryReader:
             status.st_mode & 0o7777,
             status.st_uid,
             status.st_gid,
-            status.st_mtime_ns,
+            _i64(status.st_mtime_ns),
             size,
             sha256,
             tuple(blob.hex() for blob in blobs) if len(blobs) > 1 and not lists else (),

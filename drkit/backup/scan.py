@@ -247,8 +247,10 @@ class Scan:
         """Return the stat for the next backup, or NEVER if a later write could leave the same stat behind."""
         status = self._reader.stat
         assert isinstance(status, os.stat_result)
-        if max(status.st_mtime_ns, status.st_ctime_ns) >= self._horizon or (
-            entry.type == "f" and entry.size != status.st_size
+        if (
+            max(status.st_mtime_ns, status.st_ctime_ns) >= self._horizon
+            or entry.mtime_ns != status.st_mtime_ns  # it has no place in 64 bits
+            or (entry.type == "f" and entry.size != status.st_size)
         ):
             return NEVER
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

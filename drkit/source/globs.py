@@ -18,7 +18,10 @@ class Globs:
     def __init__(self, patterns: Iterable[str]) -> None:
         self.patterns = tuple(patterns)
         parts = [_translate(pattern) for pattern in self.patterns]
-        self._match = re.compile(b"|".join(parts), re.DOTALL).match if parts else None
+        try:
+            self._match = re.compile(b"|".join(parts), re.DOTALL).match if parts else None
+        except re.error as error:
+            raise UsageError(f"a pattern cannot be: {error}", hint="ranges go upwards, as in '[a-z]'") from error
 
     def __bool__(self) -> bool:
         return self._match is not None

@@ -9,13 +9,11 @@ import stat
 
 from msgspec import Struct
 
-from drkit.format.limits import KIB, XATTRS_MAX
+from drkit.format.limits import XATTRS_MAX
 from drkit.model import show_path
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ATTEMPTS = 3
-_OTHER_KEYS = 64 * KIB
-"""Room for the rest of an entry's line, which is limited as a whole."""
 _NO_XATTRS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.ENOENT})
 
 
@@ -115,16 +113,17 @@ def read_xattrs(path_or_fd: bytes | int, left_out: list[str]) -> dict[str, str] 
         if not names:
             return None
         values: dict[str, str] = {}
-        room = XATTRS_MAX - _OTHER_KEYS
+        room = XATTRS_MAX
         for name in sorted(names):
-            value = base64.b64encode(os.getxattr(path_or_fd, name, follow_symlinks=follow)).decode()
+            value = os.getxattr(path_or_fd, name, follow_symlinks=follow)
+            raw = os.fsencode(name)
             if not _is_text(name):
-                left_out.append(f"{show_path(os.fsencode(name))}, which is not UTF-8")
-            elif len(name) + len(value) > room:
-                left_out.append(f"{name}, for which there is no room")
+                left_out.append(f"{show_path(raw)}, which is not UTF-8")
+            elif len(raw) + len(value) > room:
+                left_out.append(f"{show_path(raw)}, for which there is no room")
             else:
-                room -= len(name) + len(value)
-                values[name] = value
+                room -= len(raw) + len(value)
+                values[name] = base64.b64encode(value).decode()
     except OSError as error:
         if error.errno not in _NO_XATTRS:
             left_out.append(f"all of them: {error.strerror}")
