@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from drkit.cli.main import run
 
-from drkit.cli.main import main
-
-sys.exit(main())
+run()

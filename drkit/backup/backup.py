@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from time import monotonic
@@ -91,7 +90,7 @@ class _Job:
         self._options = options
         self._progress = progress
         self._now = now
-        self._host = _text(options.host or socket.gethostname())
+        self._host = _text(options.host or os.uname().nodename)
         self._leave_out = leave_out
         self._cache = cache_path(cache_dir, repo.config.repository_id, source) if cache_dir else None
         self._warnings: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -59,7 +58,7 @@ class BackupLock:
         self._written = self._now()
         content = {
             "kind": "backup",
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "pid": os.getpid(),
             "started": self._started.astimezone(UTC).isoformat(),
         }
