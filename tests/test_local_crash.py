@@ -117,7 +117,7 @@ def test_replacing_survives_kill_at_every_call(make_store_with_old: MakeStore, r
     assert seen == [OLD] * 5 + [NEW] * 2
 
 
-def test_put_into_a_new_folder_survives_kill_at_every_call(make_store: MakeStore, root: Path) -> None:
+def test_put_into_a_new_folder_survives_kill_at_every_call(make_store: MakeStore) -> None:
     def put(store: LocalStore) -> None:
         store.put("new/deep/object", NEW)
 
@@ -167,7 +167,7 @@ def test_failing_disk_is_a_store_error(make_store_with_old: MakeStore, root: Pat
 
 def test_leftovers_are_cleaned_everywhere_and_counted(store: LocalStore, root: Path) -> None:
     store.put(NAME, NEW)
-    for folder in ("", "packs", "packs/00", "snapshots"):
+    for folder in ("", "packs", "packs/ab", "snapshots"):
         (root / folder / ".tmp-1234").write_bytes(b"half")
     (root / "packs/.tmp-folder").mkdir()
     (root / "packs/.tmp-link").symlink_to(root / NAME)
@@ -197,6 +197,7 @@ sys.stdin.read()
 @pytest.fixture
 def writer_at_work(store: LocalStore, root: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds a locked temporary file."""
+    (root / "packs/ab").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(root / "packs/ab/.tmp-1234")],
         stdin=subprocess.PIPE,

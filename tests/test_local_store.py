@@ -32,6 +32,13 @@ def store(root: Path) -> LocalStore:
     return store
 
 
+@pytest.fixture
+def folder(store: LocalStore, root: Path) -> Path:
+    """The folder of NAME, as a put would have made it."""
+    (root / "packs/ab").mkdir(mode=0o700)
+    return root / "packs/ab"
+
+
 def content(store: LocalStore) -> bytes | None:
     return store.get(NAME) if [info.name for info in store.list("packs/")] == [NAME] else None
 
@@ -44,12 +51,11 @@ def test_objects_are_read_only_and_folders_private(store: LocalStore, root: Path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_prepare_makes_all_folders_and_may_be_repeated(store: LocalStore, root: Path) -> None:
+def test_prepare_makes_the_top_folders_and_may_be_repeated(store: LocalStore, root: Path) -> None:
+    assert sorted(path.name for path in root.rglob("*")) == ["index", "locks", "packs", "snapshots"]
     store.put(NAME, NEW)
     store.prepare()
-    assert sorted(path.name for path in (root / "packs").iterdir()) == [f"{number:02x}" for number in range(256)]
-    tops = ["index", "inventory", "keys", "locks", "packs", "prunes", "snapshots"]
-    assert sorted(path.name for path in root.iterdir()) == tops
+    assert [path.name for path in (root / "packs").iterdir()] == ["ab"]
     assert store.get(NAME) == NEW
 
 
@@ -60,7 +66,9 @@ def test_prepare_makes_parents_and_survives_kill(tmp_path: Path) -> None:
 
     for point in crash_points(make_state, LocalStore.prepare, limit=12):
         point.state.prepare()
-        assert len(list((tmp_path / "a/b/store/packs").iterdir())) == 256
+        assert len(list((tmp_path / "a/b/store").iterdir())) == 4
+        point.state.put(NAME, NEW)
+        assert content(point.state) == NEW
 
 
 def test_prepare_where_a_file_is(root: Path) -> None:
@@ -91,8 +99,8 @@ def test_empty_mount_point_is_not_filled(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
-def test_temporary_files_are_hidden(store: LocalStore, root: Path) -> None:
-    (root / "packs/ab/.tmp-1234").write_bytes(b"half")
+def test_temporary_files_are_hidden(store: LocalStore, root: Path, folder: Path) -> None:
+    (folder / ".tmp-1234").write_bytes(b"half")
     (root / ".tmp-1234").write_bytes(b"half")
     assert list(store.list("")) == list(store.list("packs/ab/.tmp-")) == []
 
@@ -166,16 +174,16 @@ def test_denied_access_names_the_directory(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission(store: LocalStore, root: Path) -> None:
-    (root / "packs/ab").chmod(0o500)
+def test_folder_without_permission(store: LocalStore, folder: Path) -> None:
+    folder.chmod(0o500)
     with pytest.raises(StoreError, match="Permission denied"):
         store.put(NAME, b"")
-    assert os.listdir(root / "packs/ab") == []
+    assert os.listdir(folder) == []
 
 
 @pytest.mark.parametrize("odd", ["link", "dangling", "fifo", "device"])
-def test_odd_things_in_the_place_of_an_object(store: LocalStore, root: Path, odd: str) -> None:
-    path = root / NAME
+def test_odd_things_in_the_place_of_an_object(store: LocalStore, root: Path, folder: Path, odd: str) -> None:
+    path = folder / "object"
     if odd == "link":
         (root / "secret").write_bytes(b"secret")
         path.symlink_to(root / "secret")
@@ -196,9 +204,9 @@ def test_odd_things_in_the_place_of_an_object(store: LocalStore, root: Path, odd
     assert not path.is_symlink()
 
 
-def test_link_in_the_place_of_an_object_can_be_deleted(store: LocalStore, root: Path) -> None:
+def test_link_in_the_place_of_an_object_can_be_deleted(store: LocalStore, root: Path, folder: Path) -> None:
     (root / "secret").write_bytes(b"secret")
-    (root / NAME).symlink_to(root / "secret")
+    (folder / "object").symlink_to(root / "secret")
     store.delete(NAME)
     assert (root / "secret").exists()
     assert content(store) is None
@@ -213,7 +221,7 @@ def test_foreign_files_are_not_listed(store: LocalStore, root: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT])
 def test_folder_that_cannot_be_read_is_not_cleaned_but_is_no_empty_list(
-    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    store: LocalStore, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     (root / "lost+found").mkdir()
     (root / "snapshots/.tmp-1234").write_bytes(b"")
@@ -249,8 +257,8 @@ def test_folder_on_another_disk(store: LocalStore, root: Path, tmp_path: Path) -
     assert store.clean_leftovers() == 1
 
 
-def test_folder_that_contains_itself_is_an_error(store: LocalStore, root: Path) -> None:
-    (root / "packs/ab/loop").symlink_to(root / "packs")
+def test_folder_that_contains_itself_is_an_error(store: LocalStore, root: Path, folder: Path) -> None:
+    (folder / "loop").symlink_to(root / "packs")
     with pytest.raises(StoreError, match="cannot list"):
         list(store.list(""))
 
