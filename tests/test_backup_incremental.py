@@ -15,11 +15,8 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drkit.backup import BackupReport
-from drkit.repo.index import load_index
-from drkit.repo.lock import condemned_packs
 from drkit.source.walk import PluginRules
-from tests.support.backups import SMALL_CHUNKS, Bench, check_against_source, many_segments, reachable
+from tests.support.backups import SMALL_CHUNKS, Bench, check_against_source, check_whole, many_segments
 from tests.support.edits import Edit, Tree, edits, start
 
 EXCLUDES: tuple[tuple[str, ...], ...] = ((), ("b",), ("*.json",), ("/a/**", "f1"), ("/c/b", "\udcff*"))
@@ -98,14 +95,6 @@ class Trouble:
         elif what == "lose_index":
             for info in list(store.list("index/")):
                 store.delete(info.name)
-
-
-def check_whole(bench: Bench, report: BackupReport) -> None:
-    """Everything that the snapshot needs lies in packs that are there, of the right size, and not condemned."""
-    repository = bench.open()
-    snap = repository.load(repository.resolve(report.snapshot))
-    loaded = load_index(bench.store, without=frozenset().union(*condemned_packs(bench.store).values()))
-    assert [blob.hex() for blob in reachable(repository, snap) if blob not in loaded.index] == []
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -21,6 +21,8 @@ from drkit.format.settings import ChunkerSettings
 from drkit.model import PluginRow, Snapshot
 from drkit.progress import NullProgress
 from drkit.repo import Repository, Segment
+from drkit.repo.index import load_index
+from drkit.repo.lock import condemned_packs
 from drkit.store import MemoryStore
 from drkit.store.base import Store
 from tests.support.mini_repo import Entry, Record, named, raw, scan, tree_hash
@@ -239,3 +241,11 @@ def reachable(repository: Repository, snap: Snapshot) -> set[bytes]:
         assert not isinstance(node, Segment)
         needed.add(node.id)
     return {bytes.fromhex(blob) for blob in needed}
+
+
+def check_whole(bench: Bench, report: BackupReport) -> None:
+    """Everything that the snapshot needs lies in packs that are there, of the right size, and not condemned."""
+    repository = bench.open()
+    snap = repository.load(repository.resolve(report.snapshot))
+    loaded = load_index(bench.store, without=frozenset().union(*condemned_packs(bench.store).values()))
+    assert [blob.hex() for blob in reachable(repository, snap) if blob not in loaded.index] == []
