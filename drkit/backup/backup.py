@@ -124,17 +124,18 @@ class _Job:
             with CacheWriter(None if dry_run else self._cache, packer.workers) as cache:
                 recorder = Recorder(tree, packer, cache)
                 started = self._now()
+                tick = self._ticker(lock, packer, started)
                 scan = Scan(
                     self._source,
                     previous,
-                    reader=EntryReader(self._source, packer, queue, repo.config.chunker, self._warn),
+                    reader=EntryReader(self._source, packer, queue, repo.config.chunker, self._warn, tick),
                     recorder=recorder,
                     packer=packer,
                     complete=self._complete(previous),
                     blobs=repo.reader(),
                     horizon_ns=int(started.timestamp() * 1e9) - _SLACK_NS,
                     progress=self._progress,
-                    tick=self._ticker(lock, packer, started),
+                    tick=tick,
                 )
                 scan.run(self._walker())
                 roots = self._same_roots(scan, previous, parent) or self._write_trees(scan, queue, tree, packer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Protocol
 
@@ -33,7 +34,10 @@ def _i64(nanoseconds: int) -> int:
 
 
 class EntryReader:
-    """Makes entries. `warn` is told of what vanished, could not be read, or changed while it was read."""
+    """Makes entries. `warn` is told of what vanished, could not be read, or changed while it was read.
+
+    `tick` is called for each chunk of a large file.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class EntryReader:
         queue: NodeQueue,
         settings: ChunkerSettings,
         warn: Warn,
+        tick: Callable[[], None],
     ) -> None:
         self._prefix = source.rstrip(b"/") + b"/"
         self._packer = packer
@@ -49,6 +54,7 @@ class EntryReader:
         self._settings = settings
         self._threshold = settings.threshold
         self._warn = warn
+        self._tick = tick
         self._left_out: list[str] = []
         self._links: dict[tuple[int, int], int] = {}
         self.data: bytes | None = None
@@ -143,6 +149,7 @@ class EntryReader:
                         self._packer.add_chunk(blob_id, chunk)
                     blobs.append(blob_id)
                     size += len(chunk)
+                    self._tick()
                 xattrs = read_xattrs(file.fileno(), self._left_out)
                 after = os.fstat(file.fileno())
             still = size == before.st_size and same(before, after)
