@@ -28,9 +28,10 @@ def run() -> NoReturn:
     returns everything is written and closed.
     """
     code = main()
-    with suppress(OSError, ValueError):  # closed, or nobody reads: `main` has dealt with that
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):  # closed, or nobody reads: `main` has dealt with that
+                stream.flush()
     os._exit(code)
 
 

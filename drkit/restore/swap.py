@@ -30,7 +30,7 @@ from drkit.restore.site import LOST_AND_FOUND, Site
 
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _PROTECTED = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS})
-"""The directory may not be renamed: a mount point, an overlay's lower layer, or the directory above is protected."""
+"""A directory may not be renamed: a mount point, of an overlay's lower layer, or it or the one above is protected."""
 _TRIES = 16
 
 
@@ -135,7 +135,7 @@ class Stage:
             except OSError as error:
                 if way == "exchange" and error.errno in _NO_EXCHANGE:
                     way = "rename"
-                elif way in ("exchange", "rename") and live and error.errno in _PROTECTED:
+                elif way != "files" and live and error.errno in _PROTECTED:
                     way = "files"
                 else:
                     raise
