@@ -15,14 +15,27 @@ from unittest import mock
 
 import pytest
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from drkit import osutil
-from drkit.errors import NoSpace, RestoreMismatch, StoreError, UsageError
+from drkit.errors import IntegrityError, NoSpace, RestoreMismatch, StoreError, UsageError
 from drkit.model import Place, sort_key
 from drkit.restore import build as build_module
-from drkit.restore import restore_tree, tree
+from drkit.restore import restore_plugin, restore_tree, tree
 from drkit.restore.check import check_tree
-from tests.support.restoring import REF, FakeReader, FakeRepository, back_up, file, folder, leftovers, sha
+from tests.support.restoring import (
+    REF,
+    FakeReader,
+    FakeRepository,
+    back_up,
+    file,
+    folder,
+    leftovers,
+    link,
+    pipe,
+    plugin_row,
+    sha,
+)
 from tests.support.trees import ROOT, Node, build, snapshot_tree, trees
 
 
@@ -180,12 +193,35 @@ class TestTarget:
         inode = target.stat().st_ino
         with mock.patch.object(osutil, "mount_points", return_value=frozenset({bytes(target)})):
             report = restore_tree(repo, ref, bytes(target))
-        assert report.method == "rename"
+        assert report.method == ("rename" if ROOT else "files")  # its owner may not move what he may not write
         assert target.stat().st_ino == inode
         assert target.stat().st_mode & 0o7777 == 0o751
         found = snapshot_tree(target)
         assert found.pop(b"lost+found")
         assert found == snapshot_tree(source)
+
+    def test_where_nothing_can_be_moved_up_it_is_linked(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As with a directory that its owner may not write: it cannot go to another parent."""
+        repo, ref = back_up(source)
+        target = tmp_path / "out"
+        target.mkdir()
+        moved = 0
+        rename_noreplace = osutil.rename_noreplace
+
+        def refuse(dir_a: int, a: bytes, dir_b: int, b: bytes) -> None:
+            nonlocal moved
+            moved += 1
+            if moved == 3:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), a)
+            rename_noreplace(dir_a, a, dir_b, b)
+
+        monkeypatch.setattr(osutil, "rename_noreplace", refuse)
+        monkeypatch.setattr(osutil, "mount_points", lambda: frozenset({bytes(target)}))
+        assert restore_tree(repo, ref, bytes(target)).method == "files"
+        assert snapshot_tree(target) == snapshot_tree(source)
+        assert leftovers(tmp_path) == []
 
     def test_lost_and_found_of_a_source_goes_into_that_of_the_target(self, source: Path, tmp_path: Path) -> None:
         (source / "lost+found").mkdir()
@@ -558,3 +594,119 @@ def _umask() -> int:
 
 
 OTHER = Node("d", children={b"mine": Node("d", children={b"data": Node("f", size=9, seed=1)}), b"x": Node("f")})
+
+
+class TestNotes:
+    """What this user or this file system cannot set is left out, said, and not taken for damage."""
+
+    @pytest.fixture
+    def not_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+
+    @pytest.mark.usefixtures("not_root")
+    def test_owners_and_the_bits_that_would_be_another_users(self, tmp_path: Path) -> None:
+        other: dict[str, Any] = {"uid": 4242, "gid": 4243}
+        entries = [file("a", mode=0o4755, **other), folder("d", mode=0o2770, **other), file("own", mode=0o4711)]
+        own = {"uid": os.getuid(), "gid": os.getgid()}
+        report = restore_tree(FakeRepository([*entries[:2], replace(entries[2], **own)]), REF, bytes(tmp_path / "out"))
+        assert any("owners could not be set" in note for note in report.notes)
+        assert any("set-user-ID" in note for note in report.notes)
+        found = snapshot_tree(tmp_path / "out")
+        assert [one["mode"] for one in found.values()] == [0o755, 0o770, 0o4711]
+        assert {one["owner"] for one in found.values()} == {(os.getuid(), os.getgid())}
+
+    @pytest.mark.usefixtures("not_root")
+    def test_what_its_owner_cannot_read_is_read_back_first(self, tmp_path: Path) -> None:
+        own: dict[str, Any] = {"uid": os.getuid(), "gid": os.getgid()}
+        entries = [folder("d", mode=0o100, **own), file("d/x", mode=0, **own), file("e", mode=0o200, **own)]
+        report = restore_tree(FakeRepository(entries), REF, bytes(tmp_path / "out"))
+        assert report.notes == ()
+        modes = []
+        for name in ("e", "d", "d/x"):
+            modes.append((tmp_path / "out" / name).lstat().st_mode & 0o7777)
+            (tmp_path / "out" / name).chmod(0o700)
+        assert modes == [0o200, 0o100, 0]
+
+    def test_extended_attributes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: object, name: str, *args: object, **kwargs: object) -> None:
+            code = errno.ENOTSUP if name == "user.a" else errno.ENOSPC
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "setxattr", refuse)
+        repo = FakeRepository([file("a", xattrs={"user.a": "eA=="}), link("l", "x", xattrs={"trusted.b": "eA=="})])
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert [note for note in report.notes if "trusted.b, user.a" in note]
+        assert report.lost == ()
+
+    def test_modes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fchmod = os.fchmod
+
+        def refuse(fd: int, mode: int) -> None:
+            if mode not in (0o700, 0o777 & ~_umask()):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            fchmod(fd, mode)
+
+        monkeypatch.setattr(os, "fchmod", refuse)
+        report = restore_tree(FakeRepository([file("a", mode=0o666)]), REF, bytes(tmp_path / "out"))
+        assert any("modes could not be set" in note for note in report.notes)
+
+    def test_devices(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "mknod", refuse)
+        repo = FakeRepository([file("a"), replace(pipe("null"), type="c", rdev=os.makedev(1, 3))])
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert any("1 devices were not made" in note and "null" in note for note in report.notes)
+        assert (report.others, report.lost) == (0, ())
+        with pytest.raises(IntegrityError, match="null"):
+            restore_plugin(
+                FakeRepository([folder("p"), replace(pipe("p/null"), type="c", rdev=259)]),
+                REF,
+                plugin_row("p"),
+                in_place_source=bytes(tmp_path),
+            )
+
+    @pytest.mark.skipif(not ROOT, reason="only root can make devices")
+    def test_devices_as_root(self, tmp_path: Path) -> None:
+        repo = FakeRepository([replace(pipe("null", mode=0o666), type="c", rdev=os.makedev(1, 3))])
+        try:
+            os.mknod(tmp_path / "probe", 0o20600, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("devices cannot be made here")
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        found = (tmp_path / "out/null").stat()
+        assert (found.st_rdev, found.st_mode & 0o7777, report.others) == (os.makedev(1, 3), 0o666, 1)
+
+    def test_hard_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refuse)
+        repo = FakeRepository([file("a", link=7), file("b", link=7), file("c", link=7)])
+        report = restore_tree(repo, REF, bytes(tmp_path / "out"))
+        assert any("hard links" in note for note in report.notes)
+        assert {path.read_bytes() for path in (tmp_path / "out").iterdir()} == {b"content"}
+        assert report.files == 3
+
+    def test_times_of_a_coarse_file_system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        utime = os.utime
+
+        def coarse(path: Any, *, ns: tuple[int, int], **kwargs: Any) -> None:
+            utime(path, ns=(ns[0], ns[1] // 2_000_000_000 * 2_000_000_000), **kwargs)
+
+        monkeypatch.setattr(os, "utime", coarse)
+        report = restore_tree(FakeRepository([folder("d"), file("d/a")]), REF, bytes(tmp_path / "out"))
+        assert any("times" in note for note in report.notes)
+
+    def test_times_that_the_file_system_cannot_store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        utime = os.utime
+
+        def clamped(path: Any, *, ns: tuple[int, int], **kwargs: Any) -> None:
+            utime(path, ns=(max(ns[0], -(10**18)), max(ns[1], -(10**18))), **kwargs)
+
+        monkeypatch.setattr(os, "utime", clamped)
+        far = -3 * 10**18
+        entries = [folder("d", mtime_ns=far), file("d/a", mtime_ns=far), link("l", "x", mtime_ns=far)]
+        report = restore_tree(FakeRepository(entries), REF, bytes(tmp_path / "out"))
+        assert any(note.startswith("3 times") for note in report.notes)

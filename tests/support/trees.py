@@ -38,7 +38,7 @@ class Node:
     """One thing in a tree. `kind` is the type letter of the manifest, or "h" for a hard link to an earlier file."""
 
     kind: str
-    mode: int = 0o644
+    mode: int = -1  # 755 for directories, else 644
     mtime_ns: int = 1_500_000_000_123_456_789
     size: int = 0
     seed: int = 0  # 0 makes zeros
@@ -174,7 +174,7 @@ class _Builder:
                 if error.errno not in (errno.ENOTSUP, errno.ENOSPC):
                     raise
         if node.kind != "l":
-            os.chmod(path, node.mode)
+            os.chmod(path, node.mode if node.mode >= 0 else 0o755 if node.kind == "d" else 0o644)
         os.utime(path, ns=(node.mtime_ns, node.mtime_ns), follow_symlinks=False)
 
 
