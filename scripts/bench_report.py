@@ -63,7 +63,8 @@ def _slower(ours: Result, other: Result) -> float:
 
 
 def _size(ours: Result, other: Result) -> float:
-    return ours.size / other.size
+    # As a disk sees it: restic makes 256 directories at once, and each takes a block.
+    return ours.size_with_directories / other.size_with_directories
 
 
 def _memory(ours: Result, other: Result) -> float:
