@@ -139,6 +139,30 @@ class TestInPlace:
         restore(repo, ref, "category/outer", in_place=tmp_path / "other")
         assert snapshot_tree(tmp_path / "other/category/outer") == snapshot_tree(source / "category/outer")
 
+    def test_a_backup_meanwhile_sees_nothing_of_it(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not the stage, not the copy of the old tree, not the journal, not a file half placed."""
+        repo, ref = back_up(source)
+        monkeypatch.setattr(osutil, "rename_exchange", _refuse(errno.EXDEV))
+        rename, backed_up = os.rename, []
+
+        def meanwhile(*args: Any, **kwargs: Any) -> None:
+            if len(leftovers(source)) >= 4:
+                backed_up.append(back_up(source))
+            rename(*args, **kwargs)
+
+        monkeypatch.setattr(os, "rename", meanwhile)
+        (source / "category/outer/a").unlink()
+        restore(repo, ref, "category/outer")
+        assert backed_up
+        paths = [
+            entry.raw_path
+            for repo, ref in backed_up
+            for part in repo.segments(repo.load(ref))
+            for entry in part.entries
+        ]
+        assert b"category/outer/inner/x" in paths
+        assert not [path for path in paths if b".drkit-" in path]
+
     def test_a_plugin_at_the_root_replaces_the_source(self, tmp_path: Path) -> None:
         build(tmp_path / "source", Node("d", mode=0o750, children={**MARKER, b"x": Node("f", size=5, seed=2)}))
         repo, ref = back_up(tmp_path / "source")

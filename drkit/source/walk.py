@@ -12,8 +12,10 @@ from msgspec import Struct
 
 from drkit.source.globs import Globs
 
-STAGE = re.compile(rb"\.drkit-[0-9a-f]{16}")
+STAGE = re.compile(rb"\.drkit-[0-9a-f]{16}(?:\.old)?")
 """Names of drkit's own staging directories, which are never part of a source."""
+STAGE_FILE = re.compile(rb"\.drkit-[0-9a-f]{16}\.(?:journal|tmp)")
+"""Names of the files that stand beside them while a restore works."""
 
 
 class PluginRules(Struct, frozen=True):
@@ -94,11 +96,11 @@ class Walker:
                 kind = kinds.get(stat.S_IFMT(status.st_mode))
                 if kind is None:
                     continue  # a socket: it is nothing without the process that listens
+                name = item.name
+                if name.startswith(b".drkit-") and (STAGE if kind == "d" else STAGE_FILE).fullmatch(name):
+                    continue
                 if kind != "d":
                     yield Seen(path, status, kind)
-                    continue
-                name = item.name
-                if name.startswith(b".drkit-") and STAGE.fullmatch(name):
                     continue
                 inner = list_dir(full)
                 plugin = self._is_plugin(full, path, inner) if inner else False
