@@ -83,6 +83,11 @@ class Index:
         rows = self._rows
         return all(keys[at : at + ID_SIZE] in rows for at in range(0, len(keys), ID_SIZE))
 
+    def lengths(self, ids: Iterable[bytes]) -> list[int | None]:
+        """Return the length of each blob, None of those that are not known."""
+        rows, lengths = self._rows, self._blob_length
+        return [None if (row := rows.get(blob_id[:ID_SIZE])) is None else lengths[row] for blob_id in ids]
+
     def locate(self, ids: Iterable[bytes], packs: set[PackId]) -> list[bytes]:
         """Add the packs of blobs to `packs`; return the ids that are not known."""
         rows, blob_frame, frame_pack = self._rows, self._blob_frame, self._frame_pack

@@ -12,6 +12,7 @@ from drkit.repo import BlobLost, BlobReader, Repository, Segment
 from drkit.repo.repository import Node
 from drkit.verify.packs import REPAIR
 
+_EMPTY = hashlib.sha256().hexdigest()
 ELSEWHERE = "restore from another snapshot ('drkit snapshots'), and back up again"
 
 
@@ -124,14 +125,20 @@ class TreeVerifier:
         self._locate([bytes.fromhex(node_id)])
 
     def _blobs(self, name: str, segment: Segment) -> None:
-        missing = self._locate([bytes.fromhex(child) for child in manifest.child_ids(segment.entries)])
-        gone = {blob.hex() for blob in missing}
+        children = manifest.child_ids(segment.entries)
+        ids = [bytes.fromhex(child) for child in children]
+        gone = {blob.hex() for blob in self._locate(ids)}
+        sizes = dict(zip(children, self._index.lengths(ids), strict=True))
+        sizes[_EMPTY] = 0
         for entry in segment.entries:
             parts = entry.lists or entry.blobs
             if parts:
                 self.in_parts.setdefault((entry.sha256, *parts), entry)
                 for list_id in entry.lists:
                     gone |= self._list(list_id)
+            elif entry.type == "f" and sizes.get(entry.sha256, -1) not in (entry.size, None):
+                where = f"{name} {show_path(entry.raw_path)}"
+                self._report(Finding("file-size", where, "its content has not the size in the manifest", ELSEWHERE))
             if gone and (gone.intersection(parts) or entry.sha256 in gone):
                 self._report(
                     Finding("file-lost", f"{name} {show_path(entry.raw_path)}", "no pack holds its content", REPAIR)
