@@ -10,11 +10,13 @@ import pytest
 from drkit.errors import FormatError, StoreCorrupt, StoreError
 from drkit.format.indexfile import IndexedPack
 from drkit.format.limits import INDEX_LIVE
-from drkit.model import IndexId, Kind, PackId
+from drkit.model import IndexId, Kind, Level, PackId
+from drkit.progress import NullProgress
 from drkit.repo.index import Index, LoadedIndex, load_index, read_pack_table, write_index
 from drkit.repo.lock import condemned_packs
 from drkit.repo.names import index_id_of, index_name, pack_id_of, pack_name
 from drkit.store.memory import MemoryStore
+from drkit.verify import verify
 from tests.support.faults import FaultyStore
 from tests.support.repos import Bench, blobs_of, contents, names, pack_ids, put_pack, small_packs
 
@@ -360,3 +362,23 @@ def test_a_snapshot_is_put_after_the_index_and_the_index_after_the_packs(tmp_pat
     order.clear()
     bench.back_up()
     assert order == ["locks", "packs", "index", "snapshots"]
+
+
+def test_verify_finds_an_index_that_contradicts_its_packs(bench: Bench) -> None:
+    """Index objects that hash to their names, and yet send readers to the wrong place."""
+    packs = list(load_index(bench.store).index.packs.values())
+    for name in names(bench.store, "index/"):
+        bench.store.delete(name)
+    assert verify_codes(bench) == []
+    wrong = next(pack for pack in packs if len(set(pack.table.lengths[: pack.table.frame_blobs[0]])) > 1)
+    first = wrong.table.lengths[: wrong.table.frame_blobs[0]]
+    wrong.table.lengths[: len(first)] = first[::-1] if first != first[::-1] else first[1:] + first[:1]
+    write_index(bench.store, packs)
+    assert ("index-wrong", pack_name(wrong.id)) in verify_codes(bench)
+    assert contents(bench.repo) == bench.files()  # the hints know better
+
+
+def verify_codes(bench: Bench) -> list[tuple[str, str]]:
+    repo = bench.repo
+    report = verify(repo, repo.snapshots(), level=Level.CONTENT, every_pack=True, progress=NullProgress())
+    return [(finding.code, finding.object) for finding in report.findings]

@@ -8,12 +8,14 @@ from msgspec import Struct
 
 from drkit.errors import FormatError, ObjectNotFound, StoreError
 from drkit.format import frames
+from drkit.format.indexfile import shorten
 from drkit.format.pack import PackTable, read_table
 from drkit.model import Finding, Kind, Level, PackId
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
 
 REPAIR = "back up again, which stores what the source still has; restore the rest from another snapshot"
+_REBUILD = "move the objects in index/ out of the repository: the next backup writes the index anew"
 
 
 class PackResult(Struct):
@@ -23,8 +25,8 @@ class PackResult(Struct):
     findings: list[Finding]
 
 
-def verify_pack(store: Store, pack_id: PackId, level: Level) -> PackResult:
-    """Read a pack whole and check it to the level, PACKS or CONTENT."""
+def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: PackTable | None) -> PackResult:
+    """Read a pack whole and check it to the level, PACKS or CONTENT, and there against what the index has of it."""
     name = pack_name(pack_id)
     try:
         data = store.get(name)
@@ -36,17 +38,20 @@ def verify_pack(store: Store, pack_id: PackId, level: Level) -> PackResult:
     if hashlib.sha256(data).digest() != pack_id:
         findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", REPAIR))
     if level >= Level.CONTENT:
-        findings += _verify_frames(name, data)
+        findings += _verify_frames(name, data, None if findings else indexed)
     return PackResult(len(data), findings)
 
 
-def _verify_frames(name: str, data: bytes) -> list[Finding]:
+def _verify_frames(name: str, data: bytes, indexed: PackTable | None) -> list[Finding]:
     view = memoryview(data)
     try:
         table = read_table(len(data), lambda offset, length: bytes(view[offset : offset + length]))
     except FormatError as error:
         return [Finding("pack-table", name, f"its tables are damaged: {error}", REPAIR)]
     findings = []
+    if indexed is not None and indexed != shorten(table):
+        message = "the index does not say of it what its own tables say"
+        findings.append(Finding("index-wrong", name, message, _REBUILD))
     first = at = 0
     for number, (offset, length, size) in enumerate(table.offsets()):
         count = table.frame_blobs[number]

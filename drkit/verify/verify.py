@@ -145,9 +145,10 @@ class _Job:
 
     def read_pack(self, pack_id: PackId) -> None:
         if pack_id not in self._reading and self._chosen.takes(pack_id):
-            self._reading[pack_id] = self.pool.submit(
-                verify_pack, self._repo.store, pack_id, min(self._level, Level.CONTENT)
-            )
+            known = self._repo.index.packs.get(pack_id)
+            table = known.table if known else None
+            level = min(self._level, Level.CONTENT)
+            self._reading[pack_id] = self.pool.submit(verify_pack, self._repo.store, pack_id, level, table)
 
     def collect(self) -> None:
         self._progress.start(None, None, "reading packs")
