@@ -24,7 +24,6 @@ import zstandard
 from msgspec import Struct
 
 from drkit.format import manifest, treehash
-from drkit.format.limits import MIB
 from drkit.model import Entry, PluginRow
 
 _MAGIC = b"drkit stat cache 2\n"
@@ -32,6 +31,7 @@ _SIZES = struct.Struct("<II")
 _FOOTER = struct.Struct("<QII")
 _STAT = struct.Struct("<qqqQ")
 _BLOCK_SEGMENTS = 64
+_DAY = 86_400
 _DAMAGED = (OSError, zstandard.ZstdError, msgspec.MsgspecError, struct.error, ValueError)
 
 Stat = tuple[int, int, int, int]
@@ -170,62 +170,44 @@ def cache_path(directory: bytes, repository_id: str, source: bytes) -> bytes:
 
 
 def read_cache(path: bytes) -> Previous | None:
-    """Return what a cache holds, read as it is asked for; None if there is no whole cache."""
+    """Return what a cache holds, decoded as it is asked for; None if there is no whole cache."""
     try:
-        file = open(path, "rb")  # noqa: SIM115 - closed here, or when the segments have been read
-    except OSError:
-        return None
-    try:
-        offset, summary = _check(file)
+        with open(path, "rb") as file:
+            data = file.read()
+        end = len(data) - _FOOTER.size
+        offset, length, checksum = _FOOTER.unpack_from(data, end)
+        if not data.startswith(_MAGIC) or offset + length != end or zlib.crc32(memoryview(data)[:end]) != checksum:
+            return None
+        plain = zstandard.ZstdDecompressor().decompress(data[offset:end])
+        summary = msgspec.msgpack.decode(plain, type=Summary)
     except _DAMAGED:
-        file.close()
         return None
-    return Previous(_read_segments(file, offset), {row.raw_path: row for row in summary.plugins}, summary)
+    return Previous(_read_segments(data, offset), {row.raw_path: row for row in summary.plugins}, summary)
 
 
-def _check(file: BinaryIO) -> tuple[int, Summary]:
-    """Return the end of the segments and the summary. ValueError if this is no cache, or its checksum is wrong."""
-    if file.read(len(_MAGIC)) != _MAGIC:
-        raise ValueError("no cache of this version")
-    end = file.seek(-_FOOTER.size, os.SEEK_END)
-    offset, length, checksum = _FOOTER.unpack(file.read(_FOOTER.size))
-    if offset + length != end:
-        raise ValueError("its parts do not add up")
-    file.seek(0)
-    found = 0
-    while end:
-        piece = file.read(min(end, MIB))
-        found = zlib.crc32(piece, found)
-        end -= len(piece)
-    if found != checksum:
-        raise ValueError("its checksum is wrong")
-    file.seek(offset)
-    plain = zstandard.ZstdDecompressor().decompress(file.read(length))
-    return offset, msgspec.msgpack.decode(plain, type=Summary)
-
-
-def _read_segments(file: BinaryIO, end: int) -> Iterator[Cached]:
-    with file:
-        file.seek(len(_MAGIC))
-        while file.tell() < end:
-            yield from _read_block(file).segments
+def _read_segments(data: bytes, end: int) -> Iterator[Cached]:
+    at = len(_MAGIC)
+    while at < end:
+        head_size, lines_size = _SIZES.unpack_from(data, at)
+        at += _SIZES.size
+        lines_at, at = at + head_size, at + head_size + lines_size
+        yield from _read_block(data[lines_at - head_size : lines_at], data[lines_at:at]).segments
 
 
 _heads = msgspec.msgpack.Decoder(list[_Head])
 
 
-def _read_block(file: BinaryIO) -> _Block:
-    head_size, lines_size = _SIZES.unpack(file.read(_SIZES.size))
-    block = _Block(file.read(head_size), file.read(lines_size))
-    for number, head in enumerate(_heads.decode(zstandard.ZstdDecompressor().decompress(block.packed[0]))):
-        paths = head.paths.split(b"\0")
-        stats: list[Stat] = list(_STAT.iter_unpack(head.stats))
+def _read_block(head: bytes, lines: bytes) -> _Block:
+    block = _Block(head, lines)
+    for number, each in enumerate(_heads.decode(zstandard.ZstdDecompressor().decompress(head))):
+        paths = each.paths.split(b"\0")
+        stats: list[Stat] = list(_STAT.iter_unpack(each.stats))
         block.segments.append(
             Cached(
-                head.id, paths, stats, head.rows, head.keys, head.lists, final=head.final, block=block, number=number
+                each.id, paths, stats, each.rows, each.keys, each.lists, final=each.final, block=block, number=number
             )
         )
-        block.lengths.append(head.lines)
+        block.lengths.append(each.lines)
     return block
 
 
@@ -289,7 +271,17 @@ class CacheWriter:
             raise self._error
         assert self._file is not None
         self._file.close()
+        self._remove_leftovers(os.stat(self._temporary).st_mtime - _DAY)
         os.replace(self._temporary, self._path)
+
+    def _remove_leftovers(self, before: float) -> None:
+        """Remove what backups that were killed so long ago have left."""
+        assert self._path is not None
+        directory, name = os.path.split(self._path)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(name + b".tmp-") and entry.stat().st_mtime < before:
+                    os.unlink(entry.path)
 
     def _flush(self) -> None:
         if self._pending:
