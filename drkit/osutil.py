@@ -119,3 +119,18 @@ def mount_points() -> frozenset[bytes]:
 def _unescape(text: bytes) -> bytes:
     """Undo the octal escapes of space, tab, newline and backslash."""
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text)
+
+
+def process_identity(pid: int) -> str:
+    """Return what no other process has or will have: boot, pid namespace, pid and start time.
+
+    Empty where the system does not tell, or where there is no such process.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+            identity = f"{boot.read().strip()}/{os.readlink('/proc/self/ns/pid')}/{pid}"
+        with open(f"/proc/{pid}/stat", "rb") as status:
+            started = status.read().rpartition(b")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+    return f"{identity}/{started.decode()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from typing import Self
 
 import msgspec
 
+from drkit import osutil
 from drkit.errors import FormatError, ObjectNotFound
 from drkit.format.manifest import is_id
 from drkit.model import PackId
 from drkit.store.base import Store
 
 REWRITE_AFTER = timedelta(minutes=5)
+STALE_AFTER = timedelta(minutes=30)
 
 
 class BackupLock:
@@ -31,6 +34,7 @@ class BackupLock:
 
     def __enter__(self) -> Self:
         self._write()
+        self._remove_dead()
         return self
 
     def __exit__(
@@ -60,9 +64,35 @@ class BackupLock:
             "kind": "backup",
             "host": os.uname().nodename,
             "pid": os.getpid(),
+            "process": osutil.process_identity(os.getpid()),
             "started": self._started.astimezone(UTC).isoformat(),
         }
         self._store.put(self.name, msgspec.json.encode(content), overwrite=True)
+
+    def _remove_dead(self) -> None:
+        """Remove locks of killed backups: stale by the store's own stamps, or of a process of this boot that is gone."""
+        stamp = self._store.stat(self.name).modified
+        for info in self._store.list("locks/backup-"):
+            with contextlib.suppress(ObjectNotFound):  # its owner came first
+                if info.name != self.name and (
+                    stamp - info.modified > STALE_AFTER.total_seconds() or _is_gone(self._store.get(info.name))
+                ):
+                    self._store.delete(info.name)
+
+
+class _Owner(msgspec.Struct):
+    pid: int
+    process: str = ""
+
+
+def _is_gone(lock: bytes) -> bool:
+    """Whether a lock's process has ended for certain: it ran in this boot and pid namespace, and is not there now."""
+    try:
+        owner = msgspec.json.decode(lock, type=_Owner)
+    except msgspec.MsgspecError:
+        return False
+    mine = osutil.process_identity(os.getpid()).split("/")[:-2]
+    return bool(mine) and owner.process.split("/")[:-2] == mine and osutil.process_identity(owner.pid) != owner.process
 
 
 class _PruneRecord(msgspec.Struct):
