@@ -70,7 +70,7 @@ class BackupLock:
         self._store.put(self.name, msgspec.json.encode(content), overwrite=True)
 
     def _remove_dead(self) -> None:
-        """Remove locks of killed backups: stale by the store's own stamps, or of a process of this boot that is gone."""
+        """Remove locks of killed backups: stale by the store's stamps, or of a process that is gone."""
         stamp = self._store.stat(self.name).modified
         for info in self._store.list("locks/backup-"):
             with contextlib.suppress(ObjectNotFound):  # its owner came first
