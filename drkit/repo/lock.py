@@ -89,7 +89,7 @@ def _is_gone(lock: bytes) -> bool:
     """Whether a lock's process has ended for certain: it ran in this boot and pid namespace, and is not there now."""
     try:
         owner = msgspec.json.decode(lock, type=_Owner)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
     mine = osutil.process_identity(os.getpid()).split("/")[:-2]
     return bool(mine) and owner.process.split("/")[:-2] == mine and osutil.process_identity(owner.pid) != owner.process
