@@ -122,4 +122,4 @@ def test_a_bomb_does_not_go_off(repo: MiniRepo, target: Path, stated: int, decod
 @pytest.mark.parametrize("header", [b"\x20\x01", b"\x00\x68", b"\x81\xff" + b"\x01" * 5, b"\xff" * 12, b""])
 def test_frames_with_odd_headers_are_refused(header: bytes) -> None:
     with pytest.raises(recover.DamagedError):
-        recover.frame_layout(b"\x28\xb5\x2f\xfd" + header, 1 << 20)
+        recover.frame_size(b"\x28\xb5\x2f\xfd" + header, 1 << 20)
