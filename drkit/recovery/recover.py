@@ -56,7 +56,7 @@ class StopError(Exception):
         self.code = code
 
 
-class DamagedError(Exception):
+class DamagedError(ValueError):
     """Bytes are missing, or are not what they must be."""
 
 
@@ -76,7 +76,7 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or repr(error)
 
 
-# ---- zstd ----------------------------------------------------------------------------------------------------------
+# -- zstd
 
 
 def frame_size(data: bytes, limit: int) -> int:
@@ -145,7 +145,7 @@ def find_decoder() -> Callable[[bytes, int], bytes]:
     raise StopError(2, "no zstd here: install the command (apt install zstd) or the package (pip install zstandard)")
 
 
-# ---- Reading bytes -------------------------------------------------------------------------------------------------
+# -- Reading bytes
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
@@ -255,7 +255,7 @@ def hash_fields(path: bytes, letter: str, mode: int, proof: bytes) -> bytes:
     return b"".join(len(field).to_bytes(4, "little") + field for field in fields)
 
 
-# ---- The repository ------------------------------------------------------------------------------------------------
+# -- The repository
 
 
 class Repository:
@@ -280,25 +280,33 @@ class Repository:
         path = os.path.join(self.root, *directory)
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
+    def read(self, name: str, limit: int = MAX_JSON) -> bytes:
+        """Return an object; DamagedError if its bytes do not hash to the id in its name, where it has one."""
+        data = read_range(os.path.join(self.root, name), 0, limit)
+        wanted = re.search(r"([0-9a-f]{64})\.", name)
+        if wanted and hashlib.sha256(data).hexdigest() != wanted[1]:
+            raise DamagedError("its bytes do not hash to its name")
+        return data
+
     def read_settings(self) -> None:
         """Check drkit.json and its copy; with neither, go on if it looks like a repository."""
-        good = None
+        formats = []
         for name in ("drkit.json", "drkit-copy.json"):
             try:
-                settings = json.loads(read_range(os.path.join(self.root, name), 0, MAX_JSON).decode())
+                settings = json.loads(self.read(name).decode())
                 checksum = settings.pop("checksum")
                 text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
                 if hashlib.sha256(text.encode()).hexdigest() != checksum:
-                    raise ValueError("its checksum is wrong")
-                good = good or settings
+                    raise DamagedError("its checksum is wrong")
+                formats.append(settings["format"])
             except (OSError, *INVALID) as error:
                 say(f"warning: {name} is missing or damaged: {reason(error)}")
-        if not good and not self.names("snapshots"):
+        if not formats and not self.names("snapshots"):
             raise StopError(10, f"there is no drkit repository in {self.root}")
         try:
-            check_format(good["format"] if good else {"major": 1}, "the repository")
-        except (DamagedError, *INVALID) as error:
-            raise StopError(20, str(error)) from None
+            check_format(formats[0] if formats else {"major": 1}, "the repository")
+        except INVALID as error:
+            raise StopError(20, reason(error)) from None
 
     def read_places(self) -> None:
         """Learn where all blobs lie. StopError if there is nothing here that decodes zstd."""
@@ -317,10 +325,7 @@ class Repository:
                 say(f"warning: {path}: {error}; what it holds can be found through the index only")
         for name in self.names("index"):
             try:
-                data = read_range(os.path.join(self.root, "index", name), 0, MAX_TABLE)
-                if hashlib.sha256(data).hexdigest() + ".zst" != name:
-                    raise DamagedError("its bytes do not hash to its name")
-                self.read_index(Columns(self.decode(data, MAX_TABLE)))
+                self.read_index(Columns(self.decode(self.read("index/" + name, MAX_TABLE), MAX_TABLE)))
             except (DamagedError, OSError) as error:
                 say(f"warning: index/{name}: {error}")
 
@@ -429,20 +434,17 @@ class Repository:
     def snapshot(self, name: str) -> dict[str, Any]:
         """Return a snapshot. DamagedError if it is, or if it is of a kind that this program does not know."""
         try:
-            data = read_range(os.path.join(self.root, "snapshots", name), 0, MAX_JSON + 1)
-            if hashlib.sha256(data).hexdigest() != name[-69:-5]:
-                raise DamagedError(f"snapshots/{name} is damaged: its bytes do not hash to its name")
-            snapshot: dict[str, Any] = json.loads(data.decode())
-            check_format(snapshot["format"], f"snapshots/{name}")
+            snapshot: dict[str, Any] = json.loads(self.read("snapshots/" + name).decode())
+            check_format(snapshot["format"], "it")
             snapshot["tags"] = [str(tag) for tag in snapshot.get("tags") or ()]
             if snapshot["scope"] != "whole":
-                raise DamagedError(f"snapshots/{name} is a partial snapshot: take a newer recover.py")
+                raise DamagedError("it is a partial snapshot: take a newer recover.py")
         except (OSError, *INVALID) as error:
-            raise DamagedError(f"snapshots/{name} cannot be read: {error!r}") from None
+            raise DamagedError(f"snapshots/{name} cannot be read: {reason(error)}") from None
         return snapshot
 
 
-# ---- Writing -------------------------------------------------------------------------------------------------------
+# -- Writing
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -557,14 +559,13 @@ class Target:
             os.chmod(at, entry.mode, dir_fd=folder)
         os.utime(at, ns=(entry.mtime, entry.mtime), dir_fd=folder, follow_symlinks=folder is None)
 
-    def dress_directories(self, directories: list[Entry]) -> None:
-        """Give directories their own mode and time, the innermost first."""
-        for entry in reversed(directories):
-            try:
-                with self.directory(entry.path) as fd:
-                    self.dress(entry, fd)
-            except (OSError, OverflowError) as error:
-                self.refuse("mode or time", entry, error)
+    def dress_directory(self, entry: Entry) -> None:
+        """Give a directory, with all that is in it restored, its own mode and time."""
+        try:
+            with self.directory(entry.path) as fd:
+                self.dress(entry, fd)
+        except (OSError, OverflowError) as error:
+            self.refuse("mode or time", entry, error)
 
     def refuse(self, what: str, entry: Entry, error: Exception) -> None:
         """Note that the system refused something which is not content."""
@@ -600,7 +601,7 @@ class Target:
         return [path + b"/" + name if path else name for name in names]
 
 
-# ---- The work ------------------------------------------------------------------------------------------------------
+# -- The work
 
 
 def glob_pattern(globs: list[str]) -> re.Pattern[bytes]:
@@ -659,7 +660,7 @@ class Recovery:
                 lines = self.repo.blob(node).split(b"\n")[:-1]
                 if level:
                     yield from self.nodes([json.loads(line.decode()) for line in lines], level - 1, upto, only)
-            except (DamagedError, *INVALID) as error:
+            except INVALID as error:
                 self.gap = True
                 stretch = f"to before {shown(upto)}" if upto else "to the end"
                 self.lost[f"everything from {shown(first)} {stretch}"] = str(error)
@@ -747,9 +748,14 @@ class Recovery:
                 self.directories.append(entry)
             elif entry.twin:
                 self.twins.setdefault(entry.twin, entry.path)
-            self.count(entry)
+            self.counts[{"f": "files", "d": "directories"}.get(entry.type, "others")] += 1
+            self.counts["bytes"] += entry.size
+            if time.monotonic() >= self.next_report:
+                self.next_report = time.monotonic() + 1
+                say(f"{self.counts['files']} files, {self.counts['bytes'] >> 20} MiB, at {shown(entry.path)}")
         if self.target:
-            self.target.dress_directories(self.directories)
+            for entry in reversed(self.directories):
+                self.target.dress_directory(entry)
 
     def restore(self, entry: Entry) -> None:
         """Restore or check one path. DamagedError or what the system says if it cannot be."""
@@ -759,14 +765,6 @@ class Recovery:
                 pass
         elif entry.path:
             self.target.put(entry, content, self.twins.get(entry.twin))
-
-    def count(self, entry: Entry) -> None:
-        """Count a path that is there, and show each second how far the work is."""
-        self.counts[{"f": "files", "d": "directories"}.get(entry.type, "others")] += 1
-        self.counts["bytes"] += entry.size
-        if time.monotonic() >= self.next_report:
-            self.next_report = time.monotonic() + 1
-            say(f"{self.counts['files']} files, {self.counts['bytes'] >> 20} MiB, at {shown(entry.path)}")
 
     def finish(self, wanted: str) -> int:
         """Read back what was restored, tell what was lost, and return the exit code.
@@ -797,7 +795,7 @@ class Recovery:
         return 3 if refused else 0
 
 
-# ---- The command line ----------------------------------------------------------------------------------------------
+# -- The command line
 
 
 def list_snapshots(repo: Repository) -> int:
@@ -810,7 +808,7 @@ def list_snapshots(repo: Repository) -> int:
             source = shown(raw(snapshot, "source"))
             counts = f"{snapshot.get('files', 0)} files, {snapshot.get('plugins', 0)} plugins"
             print(f"{name[:23]}  {name[24:40]}  {source}  {counts}{tags}")
-        except (DamagedError, *INVALID) as error:
+        except INVALID as error:
             code = 3
             print(f"{name[:23]}  {name[24:40]}  UNREADABLE: {error}")
     return code
@@ -818,10 +816,9 @@ def list_snapshots(repo: Repository) -> int:
 
 def find_snapshot(repo: Repository, spec: str) -> tuple[dict[str, Any], int]:
     """Return a snapshot by id prefix or `latest`, and the exit code 3 if a newer one is damaged, else 0."""
-    names = repo.snapshot_names()
+    names, code = repo.snapshot_names(), 0
     if not names:
         raise StopError(20 if repo.packs else 2, "the repository has no snapshot")
-    code = 0
     if spec != "latest":
         names = [name for name in names if name[24:].startswith(spec)]
         if len(names) != 1:
@@ -832,10 +829,10 @@ def find_snapshot(repo: Repository, spec: str) -> tuple[dict[str, Any], int]:
         except DamagedError as error:
             say(f"warning: {error}")
             code = 3
-            continue
-        if spec != "latest" or "rejected" not in snapshot["tags"]:
-            say(f"snapshot {name[24:40]} of {name[:23]}")
-            return snapshot, code
+        else:
+            if spec != "latest" or "rejected" not in snapshot["tags"]:
+                say(f"snapshot {name[24:40]} of {name[:23]}")
+                return snapshot, code
     raise StopError(20 if code else 2, "no snapshot can be read" if code else "all snapshots are tagged rejected")
 
 
