@@ -141,29 +141,7 @@ class _Job:
                 roots = self._same_roots(scan, previous, parent) or self._write_trees(scan, queue, tree, packer)
                 if lock is not None and self._loaded is not None:
                     self._index_writer.write(packer)
-                clock = self._now()
-                taken = Snapshot(
-                    format=FormatVersion(),
-                    repository_id=repo.config.repository_id,
-                    time=snapshot_format.time_after(clock, refs[-1].time if refs else None),
-                    clock=clock.isoformat(),
-                    host=self._host,
-                    manifest=roots[0],
-                    plugin_table=roots[1],
-                    tree_sha256=recorder.hash.hexdigest(),
-                    program=f"drkit {__version__}",
-                    scope="whole",
-                    **dict(zip(("source", "source_b64"), text_or_b64(self._source), strict=True)),
-                    parent=parent[0].id if parent else None,
-                    tags=tuple(map(_text, self._options.tags)),
-                    excludes=tuple(map(_text, self._options.excludes)),
-                    files=scan.files,
-                    dirs=scan.dirs,
-                    others=scan.others,
-                    plugins=len(scan.rows),
-                    bytes=scan.bytes,
-                    skipped=self._skipped,
-                )
+                taken = self._snapshot(scan, recorder, roots, refs, parent)
                 name, data = snapshot_format.encode(taken)
                 if lock is not None:
                     commit(repo, lock, name, data, self._condemned)
@@ -183,6 +161,38 @@ class _Job:
             tree_sha256=taken.tree_sha256,
             warnings=tuple(self._warnings),
             dry_run=dry_run,
+        )
+
+    def _snapshot(
+        self,
+        scan: Scan,
+        recorder: Recorder,
+        roots: tuple[Root, Root],
+        refs: list[SnapshotRef],
+        parent: tuple[SnapshotRef, Snapshot] | None,
+    ) -> Snapshot:
+        clock = self._now()
+        return Snapshot(
+            format=FormatVersion(),
+            repository_id=self._repo.config.repository_id,
+            time=snapshot_format.time_after(clock, refs[-1].time if refs else None),
+            clock=clock.isoformat(),
+            host=self._host,
+            manifest=roots[0],
+            plugin_table=roots[1],
+            tree_sha256=recorder.hash.hexdigest(),
+            program=f"drkit {__version__}",
+            scope="whole",
+            **dict(zip(("source", "source_b64"), text_or_b64(self._source), strict=True)),
+            parent=parent[0].id if parent else None,
+            tags=tuple(map(_text, self._options.tags)),
+            excludes=tuple(map(_text, self._options.excludes)),
+            files=scan.files,
+            dirs=scan.dirs,
+            others=scan.others,
+            plugins=len(scan.rows),
+            bytes=scan.bytes,
+            skipped=self._skipped,
         )
 
     def _load(self) -> LoadedIndex:
