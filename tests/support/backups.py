@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
@@ -78,6 +79,12 @@ class Bench:
             config = msgspec.structs.replace(created.config, chunker=chunker)
             for name in ("drkit.json", "drkit-copy.json"):
                 self.store.put(name, settings.encode(config), overwrite=True)
+
+    def beside(self, store: Store, cache: Path) -> Bench:
+        """Return a bench with the same source, another store and another cache."""
+        other = copy.copy(self)
+        other.store, other.cache = store, os.fsencode(cache)
+        return other
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
