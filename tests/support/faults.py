@@ -33,8 +33,8 @@ class Fault:
     prefix: str
     after: int
     times: int | None
-    before: Callable[[], None] | None = None
-    behind: Callable[[], None] | None = None
+    before: Callable[[], object] | None = None
+    behind: Callable[[], object] | None = None
     change: Callable[[bytes], bytes] | None = None
     seen: int = 0
     hits: int = 0
@@ -84,7 +84,7 @@ class FaultyStore:
     def act(
         self,
         verbs: str | Iterable[str],
-        action: Callable[[], None],
+        action: Callable[[], object],
         *,
         prefix: str = "",
         after: int = 0,
