@@ -301,3 +301,8 @@ def test_another_writer_wins_at_the_last_moment(store: LocalStore, root: Path, m
         store.put(NAME, NEW)
     assert content(store) == OLD
     assert temporaries(root) == []
+
+
+def test_folders_of_a_killed_writer_are_made_durable(make_store: MakeStore) -> None:
+    calls = trace_calls(make_store, lambda store: store.clean_leftovers())
+    assert calls == ["fsync", "fsync"]  # the root, and packs

@@ -133,9 +133,13 @@ class LocalStore:
     def clean_leftovers(self) -> int:
         """Remove temporary files whose writers are gone, and return how many there were.
 
-        A file that cannot be locked belongs to a writer at work, or to another user, and stays.
+        A file that cannot be locked belongs to a writer at work, or to another user, and stays. Folders that a killed
+        writer made are made durable: a put takes one that it finds for durable.
         """
         with self._translated("clean", "leftovers"):
+            for folder in (self._root, os.path.join(self._root, b"packs")):
+                with suppress(FileNotFoundError):
+                    _sync_folder(folder)
             return _clean(self._root)
 
     def close(self) -> None:
