@@ -194,6 +194,7 @@ def test_an_error_at_any_kind_of_object(memory: Scene, prefix: str, done: bool) 
         with pytest.raises(NoSpace, match="full"):
             bench.beside(store, Path(os.fsdecode(bench.cache))).take()
     assert [ref.id for ref in bench.open().snapshots()] == [memory.first]
+    assert list(bench.store.list("locks/")) == []
     memory.check(bench)
 
 
@@ -211,6 +212,7 @@ def test_a_store_that_cannot_be_read_is_an_error_not_a_loss(memory: Scene, verb:
             report = bench.beside(store, bench.home / "nowhere").take()
         except StoreError:
             store.assert_all_hit()
+            assert list(bench.store.list("locks/")) == []
             assert [ref.id for ref in bench.open().snapshots()] == [memory.first]
         else:
             assert bench.image(report) == memory.expected

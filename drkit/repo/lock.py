@@ -13,7 +13,7 @@ from typing import Self
 import msgspec
 
 from drkit import osutil
-from drkit.errors import FormatError, ObjectNotFound
+from drkit.errors import FormatError, ObjectNotFound, StoreError
 from drkit.format.manifest import is_id
 from drkit.model import PackId
 from drkit.store.base import Store
@@ -33,8 +33,13 @@ class BackupLock:
         self._started = self._written
 
     def __enter__(self) -> Self:
-        self._write()
-        self._remove_dead()
+        try:
+            self._write()
+            self._remove_dead()
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                self._store.delete(self.name)
+            raise
         return self
 
     def __exit__(
