@@ -167,6 +167,7 @@ class _Job:
     def _name_losses(self) -> None:
         """Say which paths of which snapshots the damage costs: only what no other place gives back."""
         reader = self._repo.reader()
+        named = {finding.object for finding in self.findings if finding.code == "file-lost"}
         for ref in self._repo.snapshots():
             try:
                 for segment in self._repo.segments(self._repo.load(ref)):
@@ -176,7 +177,8 @@ class _Job:
                                 continue
                         except BlobLost as error:
                             where = f"{ref.name} {show_path(entry.raw_path)}"
-                            self.report(Finding("file-lost", where, str(error), REPAIR))
+                            if where not in named:
+                                self.report(Finding("file-lost", where, str(error), REPAIR))
             except IntegrityError:
                 continue  # a damaged snapshot has its own finding
 
