@@ -91,8 +91,8 @@ def newest(root: Path) -> Path:
 
 
 def cut(root: Path) -> None:
-    """All frames are left, and the tables are gone."""
-    os.truncate(pack(root, SKILLS), 3000)
+    """One of three frames is left whole, and the tables are gone."""
+    os.truncate(pack(root, SKILLS), 1500)
 
 
 def empty(root: Path, name: str) -> None:
@@ -123,6 +123,7 @@ DAMAGES: dict[str, Damage] = {
     "bit in drkit-copy.json": lambda root: flip(root / "drkit-copy.json", 100),
     "no drkit.json": lambda root: (root / "drkit.json").unlink(),
     "pack cut": cut,
+    "zeros behind a pack": lambda root: os.truncate(pack(root, SKILLS), 5000),
     "pack empty": lambda root: os.truncate(pack(root, SKILLS), 0),
     "no pack of small files": lambda root: pack(root, SKILLS).unlink(),
     "no pack of chunks": lambda root: pack(root, CHUNKS).unlink(),
