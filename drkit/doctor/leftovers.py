@@ -32,7 +32,8 @@ def check_leftovers(repo: Repository, sources: Iterable[bytes], *, host: str, no
     unindexed = len(repo.load_index().unindexed)
     if unindexed:
         message = f"{unindexed} packs are in no index object: a backup was interrupted, or the index was lost"
-        yield Diagnosis("packs-unindexed", repo.store.url, message, "the next 'drkit backup' indexes and uses them")
+        repair = "nothing is lost, drkit reads the packs themselves; the next backup that stores something indexes them"
+        yield Diagnosis("packs-unindexed", repo.store.url, message, repair, ADVICE)
     yield from _temporary(repo, now)
     for source in sources:
         yield from _stages(source)
