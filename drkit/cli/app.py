@@ -17,7 +17,8 @@ from typer.core import TyperGroup
 PANELS = {
     "Back up and restore": ("init", "backup", "restore", "restore-plugin"),
     "Look inside": ("snapshots", "plugins", "ls", "cat", "diff", "find", "manifest"),
-    "Prove": ("verify", "doctor"),
+    "Prove": ("verify", "drill", "doctor"),
+    "Automate": ("schedule",),
 }
 NAMES = tuple(name for names in PANELS.values() for name in names)
 
