@@ -20,8 +20,10 @@ from drkit.progress import Progress
 from drkit.repo.repository import Repository
 from drkit.store.base import Store
 
+PATIENCE_S = 60.0
 _PATIENCE = 4
-"""How many times its target a recovery may take before it is stopped: to know how late it is, is worth something."""
+"""How many times its target, and how long at least, a recovery may take before it is stopped: how late it is, is worth
+knowing."""
 
 
 class Restored(Struct, frozen=True):
@@ -90,7 +92,7 @@ def by_recover_py(
     command: list[str | bytes] = [os.path.join(directory, b"recover.py"), "--target", target, *wanted, spec]
     watch = _Watch(progress)
     watch.start(None, None, "restoring")
-    code, out, err = _run_python(command, os.path.dirname(target), max(60.0, _PATIENCE * rto_s), watch)
+    code, out, err = _run_python(command, os.path.dirname(target), max(PATIENCE_S, _PATIENCE * rto_s), watch)
     found = re.search(r"^tree hash equal: ([0-9a-f]{64})", out, re.MULTILINE)
     counts = {what: int(number) for number, what in re.findall(r"(\d+) (files|bytes)\b", out)}
     lost = tuple(re.findall(r"^LOST (.*?): ", out, re.MULTILINE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,12 @@ import typer
 
 from drkit.cli.output import Console, count, duration, size
 from drkit.cli.session import Session
-from drkit.errors import DrillFailed, UsageError
+from drkit.errors import DrillFailed, DrkitError, UsageError
 from drkit.model import show_path
 
 if TYPE_CHECKING:
     from drkit.drill import Drill, DrillOptions, DrillReport, GameDayReport, Loss
+    from drkit.inventory import Inventory
     from drkit.model import PluginRow, Snapshot
     from drkit.repo import Repository, SnapshotRef
 
@@ -89,32 +91,90 @@ def command(
         losses = _game_day(session, repository, ref, options)
         _finish(session.console, losses, junit)
         return 0 if losses.passed else DrillFailed.code
-    rows = _rows(repository, repository.load(ref), plugin, sample, full=full)
-    report = _drill(session, repository, ref, rows, options)
+    inventory = _inventory(session)
+    rows = _rows(repository, ref, inventory, plugin, sample, full=full)
+    report = _drill(session, repository, ref, rows, options, inventory)
+    if inventory is not None:
+        _record(inventory, repository, report)
     _finish(session.console, report, junit)
     return 0 if report.passed else DrillFailed.code
 
 
+def _inventory(session: Session) -> Inventory | None:
+    """Return the inventory; None with a warning if it cannot be had, which keeps nobody from drilling."""
+    try:
+        return session.inventory()
+    except DrkitError as error:
+        session.console.warn(f"nothing is recorded, and the sample is a random one: {error}")
+        return None
+
+
 def _rows(
-    repository: Repository, snap: Snapshot, plugin: str, sample: int | None, *, full: bool
+    repository: Repository,
+    ref: SnapshotRef,
+    inventory: Inventory | None,
+    plugin: str,
+    sample: int | None,
+    *,
+    full: bool,
 ) -> list[PluginRow | None]:
     from drkit.drill import choose
 
+    snap = repository.load(ref)
     if plugin:
         return [repository.plugin(snap, plugin)]
     if full or (sample is None and not snap.plugins):
         return [None]
-    return [*choose(repository, snap, sample or 1, random=SystemRandom())]
+    order = None
+    if inventory is not None:
+        order = partial(inventory.least_recently_drilled, repository.config.repository_id, repository.store.url)
+    return [*choose(repository, snap, sample or 1, order=order, random=SystemRandom())]
 
 
 def _drill(
-    session: Session, repository: Repository, ref: SnapshotRef, rows: list[PluginRow | None], options: DrillOptions
+    session: Session,
+    repository: Repository,
+    ref: SnapshotRef,
+    rows: list[PluginRow | None],
+    options: DrillOptions,
+    inventory: Inventory | None,
 ) -> DrillReport:
     from drkit.clock import utc_now
     from drkit.drill import drill
 
+    def witness(ref: SnapshotRef, snap: Snapshot) -> str | None:
+        seen = inventory.witness(repository.config.repository_id, ref.id) if inventory is not None else None
+        if seen is None or (seen.name, seen.tree_sha256) == (ref.name, snap.tree_sha256):
+            return None
+        return f"the inventory has recorded the tree hash {seen.tree_sha256} for the snapshot {seen.name}"
+
     with session.progress() as progress:
-        return drill(repository, ref, rows, options=options, now=utc_now, progress=progress)
+        return drill(repository, ref, rows, options=options, now=utc_now, progress=progress, witness=witness)
+
+
+def _record(inventory: Inventory, repository: Repository, report: DrillReport) -> None:
+    from drkit.inventory import DrillRecord
+
+    for done in report.drills:
+        inventory.record_drill(
+            DrillRecord(
+                repository=repository.config.repository_id,
+                store=done.store,
+                snapshot=report.snapshot,
+                plugin=done.plugin,
+                by=done.by,
+                first_byte_s=done.first_byte_s,
+                restore_s=done.restore_s,
+                verify_s=done.verify_s,
+                total_s=done.total_s,
+                rto_s=done.rto_s,
+                rpo_s=done.rpo_s,
+                bytes=done.bytes,
+                files=done.files,
+                passed=done.passed,
+                reason=done.reason,
+            )
+        )
 
 
 def _game_day(session: Session, repository: Repository, ref: SnapshotRef, options: DrillOptions) -> GameDayReport:
