@@ -17,6 +17,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -33,7 +34,7 @@ _WITH_CONTENT = (b"-wal", b"-journal")
 _BESIDE = (*_WITH_CONTENT, b"-shm")
 _WAL_VERSION = 2
 _ATTEMPTS = 3
-_PATIENCE_S = 10.0
+_PATIENCE_S = 5.0
 _LOCKS = 0x40000000, 512
 """Where in a database's file SQLite's locks lie: offset and length."""
 
@@ -164,18 +165,21 @@ def _dump(full: bytes, copy: bytes, aside: bytes) -> None:
     """Write a database that others may be writing to, as one of its transactions left it, to `copy`."""
     import sqlite3
 
-    for attempt in range(_ATTEMPTS):
-        still = not _is_open(full) and _copy_aside(full, aside)
+    why = locked = ""
+    for _ in range(_ATTEMPTS):
+        still = (locked or not _is_open(full)) and _copy_aside(full, aside)
         # With a write-ahead log, the last to leave must be able to clear it away: it may be we.
         writable = still or _header(full)[18:19] == bytes([_WAL_VERSION])
         try:
             _read_through(aside if still else full, copy, writable=writable)
             return
         except sqlite3.Error as error:
-            if attempt == _ATTEMPTS - 1 or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-                raise NotCopied(str(error)) from error
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(copy)
+            why = str(error)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                locked = why  # its owner lets nobody in, but perhaps writes nothing either
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
+    raise NotCopied(why)
 
 
 def _read_through(full: bytes, copy: bytes, *, writable: bool) -> None:
@@ -197,33 +201,39 @@ def _read_through(full: bytes, copy: bytes, *, writable: bool) -> None:
 
 
 def _copy_aside(full: bytes, aside: bytes) -> bool:
-    """Copy a database and what lies beside it; whether all of it held still meanwhile."""
-    before = _stamp(full)
+    """Copy a database and what lies beside it; whether there was a moment when it was all like this.
+
+    There was if a second reading finds the same. Stats would not tell: they stand still for milliseconds.
+    """
     for suffix in (b"", *_WITH_CONTENT):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside + suffix)
-        try:
-            fd, _ = open_file(full + suffix)
-        except FileNotFoundError:
-            if not suffix:
-                raise
-            continue
-        with open(fd, "rb") as file, open(aside + suffix, "xb") as target:
-            shutil.copyfileobj(file, target, MIB)
-    return _stamp(full) == before and not _is_open(full)
+        with _opened(full + suffix) as file:
+            if file is not None:
+                with open(aside + suffix, "xb") as target:
+                    shutil.copyfileobj(file, target, MIB)
+    return all(_equal(full + suffix, aside + suffix) for suffix in (b"", *_WITH_CONTENT))
 
 
-def _stamp(full: bytes) -> list[object]:
-    """Return what differs if one of a database's files was written to."""
-    stamp: list[object] = [_header(full)]
-    for suffix in (b"", *_WITH_CONTENT):
-        try:
-            status = os.lstat(full + suffix)
-        except FileNotFoundError:
-            stamp.append(None)
-        else:
-            stamp.append((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    return stamp
+def _equal(one: bytes, other: bytes) -> bool:
+    with _opened(one) as first, _opened(other) as second:
+        if first is None or second is None:
+            return first is second
+        while piece := first.read(MIB):
+            if piece != second.read(MIB):
+                return False
+        return not second.read(1)
+
+
+@contextlib.contextmanager
+def _opened(full: bytes) -> Iterator[BinaryIO | None]:
+    try:
+        fd, _ = open_file(full)
+    except FileNotFoundError:
+        yield None
+        return
+    with open(fd, "rb") as file:
+        yield file
 
 
 def _is_open(full: bytes) -> bool:
