@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 PANELS = {
     "Back up and restore": ("init", "backup", "restore", "restore-plugin"),
     "Look inside": ("snapshots", "plugins", "ls", "cat", "diff", "find", "manifest"),
-    "Prove": ("verify", "drill", "doctor", "status"),
+    "Prove": ("verify", "drill", "doctor", "status", "inventory"),
     "Automate": ("schedule",),
 }
 NAMES = tuple(name for names in PANELS.values() for name in names)

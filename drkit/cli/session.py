@@ -70,7 +70,7 @@ class Session:
         return self._inventory
 
     def close(self) -> int:
-        """Close the inventory and the stores; tell what was found wrong on the way, and return the exit code that says so."""
+        """Close the inventory and the stores; tell what was found wrong, and return the exit code that says so."""
         if self._inventory is not None:
             self._inventory.close()
         for store in self._stores:

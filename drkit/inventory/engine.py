@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -48,7 +49,7 @@ class Engine:
         self._connection = _connect(self._name)
         try:
             for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL"):
-                self._patiently(lambda pragma=pragma: self.execute(f"PRAGMA {pragma}"))
+                self._patiently(partial(self.execute, f"PRAGMA {pragma}"))
         except BaseException:
             self.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any, Self
 import msgspec
 
 from drkit.errors import StoreError, UsageError
-from drkit.inventory import audit, queries
+from drkit.inventory import audit, outbox, queries
 from drkit.inventory.engine import Engine, Value
 from drkit.inventory.records import (
     AuditRecord,
@@ -27,7 +28,7 @@ from drkit.inventory.records import (
     Witness,
 )
 from drkit.inventory.schema import migrate
-from drkit.inventory.tables import BY_NAME, TABLES
+from drkit.inventory.tables import BY_NAME, TABLES, Table
 from drkit.model import Finding, PackId, PluginRow, Snapshot
 
 Rows = dict[str, list[tuple[Value, ...]]]
@@ -81,6 +82,10 @@ class Inventory:
         """Close the file. May be called twice."""
         self.engine.close()
 
+    def stamp(self) -> str:
+        """Return the present time as the inventory writes it."""
+        return stamp(self._now())
+
     # Recording
 
     def record_backup(
@@ -104,7 +109,7 @@ class Inventory:
         The last five come from a backup that was just made. Without `bytes_added` the row tells of a snapshot that
         was found, and is no witness.
         """
-        at = stamp(self._now())
+        at = self.stamp()
         new = [(pack.hex(), size) for pack, size in packs]
         root = (
             *(
@@ -123,10 +128,8 @@ class Inventory:
         )
         rows: Rows = {
             "snapshots": [root],
-            "plugins": [
-                (repo_id, snapshot_id, row.raw_path, row.name, row.version, row.files, row.bytes, row.tree_sha256)
-                for row in plugins
-            ],
+            # Directly after their snapshot: `add_plugins` counts on it.
+            "plugins": [_plugin_values(repo_id, snapshot_id, row) for row in plugins],
             "packs": [(repo_id, pack, size, snapshot_id) for pack, size in new],
             "copies": [(at, repo_id, pack, store_url) for pack, _ in new],
         }
@@ -146,15 +149,16 @@ class Inventory:
         packs_read: int,
         bytes_read: int,
         duration_s: float,
+        others: Sequence[str] = (),
     ) -> None:
-        """Record a verification of a snapshot, or of all packs of a store (`snapshot_id` None)."""
-        at = stamp(self._now())
-        row = (
-            *(at, repo_id, store_url, snapshot_id or "", plugin, level, ok),
-            *(findings, packs_read, bytes_read, duration_s),
-        )
+        """Record a verification of a snapshot (and `others` in the same run), or of packs alone (None)."""
+        at = self.stamp()
+        rows: list[tuple[Value, ...]] = [
+            (at, repo_id, store_url, one or "", plugin, level, ok, findings, packs_read, bytes_read, duration_s)
+            for one in (snapshot_id, *others)
+        ]
         detail = {"snapshot": snapshot_id, "level": level, "ok": ok, "findings": findings, "store": store_url}
-        self.record("verify", detail, {"verifications": [row]}, repo_id=repo_id, at=at)
+        self.record("verify", detail, {"verifications": rows}, repo_id=repo_id, at=at)
 
     def record_restore(
         self,
@@ -170,7 +174,7 @@ class Inventory:
         duration_s: float,
     ) -> None:
         """Record a restore; one of everything, read back equal (`whole`), also counts as a verification."""
-        at = stamp(self._now())
+        at = self.stamp()
         rows: Rows = {}
         if whole:
             rows["verifications"] = [
@@ -181,7 +185,7 @@ class Inventory:
 
     def record_drill(self, drill: DrillRecord) -> None:
         """Record a drill, passed or not."""
-        at = stamp(self._now())
+        at = self.stamp()
         row = (
             *(at, drill.repository, drill.store, drill.snapshot, drill.plugin, drill.by, drill.first_byte_s),
             *(drill.restore_s, drill.verify_s, drill.total_s, drill.rto_s, drill.rpo_s, drill.bytes, drill.files),
@@ -192,7 +196,7 @@ class Inventory:
 
     def record(self, event: str, detail: dict[str, Any], rows: Rows, *, repo_id: str, at: str = "") -> None:
         """Record rows, the audit's link that tells of them, and their place in the outbox, in one transaction."""
-        at = at or stamp(self._now())
+        at = at or self.stamp()
         text = msgspec.json.encode(detail).decode()
         with self.engine.transaction():
             first = next_id = self._last() + 1
@@ -219,13 +223,16 @@ class Inventory:
         return last[0][0] if last else 0
 
     def _identity(self) -> str:
-        found = self.engine.execute("SELECT id FROM identity")
+        """Return the id; a file that was made or copied to here takes a new one, so that no id is used twice."""
+        home = os.fsencode(socket.gethostname()) + b":" + os.path.realpath(self.engine.path)
+        found = self.engine.execute("SELECT id FROM identity WHERE home = ?", (home,))
         if not found:
             with self.engine.transaction():
-                self.engine.execute(
-                    "INSERT OR IGNORE INTO identity VALUES (1, ?, ?)", (secrets.token_hex(16), stamp(self._now()))
-                )
-            found = self.engine.execute("SELECT id FROM identity")
+                found = self.engine.execute("SELECT id FROM identity WHERE home = ?", (home,))
+                if not found:
+                    found = [(secrets.token_hex(16),)]
+                    values = (found[0][0], self.stamp(), home)
+                    self.engine.execute("INSERT OR REPLACE INTO identity VALUES (1, ?, ?, ?)", values)
         return str(found[0][0])
 
     # Asking
@@ -294,6 +301,31 @@ class Inventory:
         """Return the audit, newest first."""
         return queries.audit_rows(self.engine, limit)
 
+    def has_snapshot(self, repo_id: str, snapshot_id: str) -> bool:
+        """Whether a snapshot is known, be it as recorded when it was made or as found later."""
+        return queries.has_snapshot(self.engine, repo_id, snapshot_id)
+
+    def known_packs(self, repo_id: str, store_url: str) -> set[str]:
+        """Return the packs, by hexadecimal id, that are known to be in a store."""
+        return queries.known_packs(self.engine, repo_id, store_url)
+
+    def without_plugins(self, repo_id: str) -> list[SnapshotRecord]:
+        """Return the snapshots of which the rows of `plugins` are missing, as they do after `read_objects`."""
+        return queries.without_plugins(self.engine, repo_id)
+
+    def add_plugins(self, record: SnapshotRecord, plugins: Iterable[PluginRow]) -> None:
+        """Add the rows of `plugins` to a snapshot's that lacks them, with the ids that they were recorded with."""
+        rows = [
+            (record.inventory, row_id, *_plugin_values(record.repository, record.snapshot, row))
+            for row_id, row in enumerate(plugins, record.id + 1)
+        ]
+        with self.engine.transaction():
+            outbox.take_in(self.engine, {"plugins": rows})
+
+    def table(self, table: Table) -> list[tuple[Any, ...]]:
+        """Return all rows of a table in order of their keys."""
+        return queries.rows(self.engine, table)
+
     def counts(self) -> dict[str, int]:
         """Return how many rows each table has."""
         return {table.name: queries.count(self.engine, table.name) for table in TABLES}
@@ -301,8 +333,8 @@ class Inventory:
     def copy_to(self, path: bytes) -> None:
         """Write a whole copy of the inventory to a new file, whatever other processes do meanwhile.
 
-        The copy has no identity: opened as an inventory it takes a new one, so that what it records later never
-        collides with what this one does.
+        The copy has no identity: opened as an inventory, wherever it was restored to, it takes a new one, so that
+        what it records later never collides with what this one does.
         """
         self.engine.execute("VACUUM INTO ?", (os.fsdecode(path),))
         copy = Engine(path, sleep=time.sleep)
@@ -316,3 +348,7 @@ class Inventory:
 def stamp(moment: datetime) -> str:
     """Return a time as the inventory writes it: `2026-11-22T13:50:00.123456Z`, which sorts as it should."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _plugin_values(repo_id: str, snapshot_id: str, row: PluginRow) -> tuple[Value, ...]:
+    return (repo_id, snapshot_id, row.raw_path, row.name, row.version, row.files, row.bytes, row.tree_sha256)

@@ -18,12 +18,15 @@ from drkit.inventory.records import (
     VerificationRecord,
     Witness,
 )
-from drkit.inventory.tables import BY_NAME
+from drkit.inventory.tables import BY_NAME, Table
 
 
 def _select(name: str) -> str:
-    return f"SELECT {', '.join(BY_NAME[name].all)} FROM {name}"  # noqa: S608 - names from the code alone
+    return f"SELECT {', '.join(BY_NAME[name].all)} FROM {name}"
 
+
+# Statements are put together from names in the code alone; every value is bound.
+# ruff: noqa: S608
 
 _SNAPSHOTS, _VERIFICATIONS, _DRILLS = map(_select, ("snapshots", "verifications", "drills"))
 
@@ -121,23 +124,47 @@ def witness(engine: Engine, repo_id: str, snapshot: str) -> Witness | None:
     return Witness(*rows[0]) if rows else None
 
 
+def has_snapshot(engine: Engine, repo_id: str, snapshot_id: str) -> bool:
+    """Whether there is a row of a snapshot."""
+    sql = "SELECT 1 FROM snapshots WHERE repository = ? AND snapshot = ? LIMIT 1"
+    return bool(engine.execute(sql, (repo_id, snapshot_id)))
+
+
+def known_packs(engine: Engine, repo_id: str, store_url: str) -> set[str]:
+    """Return the packs that are known to be in a store."""
+    rows = engine.execute("SELECT pack FROM copies WHERE repository = ? AND store = ?", (repo_id, store_url))
+    return {pack for (pack,) in rows}
+
+
+def without_plugins(engine: Engine, repo_id: str) -> list[SnapshotRecord]:
+    """Return snapshots whose plugins are missing."""
+    sql = f"""{_SNAPSHOTS} AS s WHERE repository = ? AND plugins > 0 AND NOT EXISTS
+        (SELECT 1 FROM plugins AS p WHERE p.inventory = s.inventory AND p.id = s.id + 1)"""
+    return [_snapshot(row) for row in engine.execute(sql, (repo_id,))]
+
+
 def pending(engine: Engine, end: str) -> list[Pending]:
     """Return the ranges of rows that an end has not got."""
     where = {"stored": "stored = 0", "pushed": "pushed = 0"}[end]
-    rows = engine.execute(f"SELECT inventory, first, last, repository FROM outbox WHERE {where}")  # noqa: S608
+    rows = engine.execute(f"SELECT inventory, first, last, repository FROM outbox WHERE {where}")
     return [Pending(*row) for row in rows]
 
 
 def audit_rows(engine: Engine, limit: int) -> list[AuditRecord]:
     """Return the audit, newest first."""
     columns = ", ".join(BY_NAME["audit"].all)
-    rows = engine.execute(f"SELECT {columns} FROM audit ORDER BY at DESC, id DESC LIMIT ?", (limit,))  # noqa: S608
+    rows = engine.execute(f"SELECT {columns} FROM audit ORDER BY at DESC, id DESC LIMIT ?", (limit,))
     return [AuditRecord(*row) for row in rows]
+
+
+def rows(engine: Engine, table: Table) -> list[tuple[Any, ...]]:
+    """Return all rows of a table."""
+    return engine.execute(f"{_select(table.name)} ORDER BY inventory, id")
 
 
 def count(engine: Engine, table: str) -> int:
     """Return how many rows a table has."""
-    return int(engine.execute(f"SELECT COUNT(*) FROM {BY_NAME[table].name}")[0][0])  # noqa: S608
+    return int(engine.execute(f"SELECT COUNT(*) FROM {BY_NAME[table].name}")[0][0])
 
 
 def moment(time: str) -> str:

@@ -67,6 +67,7 @@ def command(
     warning, and the exit code is 3. Globs without '/' match any name, those with one match from the top.
     """
     from drkit.backup import BackupOptions, backup
+    from drkit.cli import recording
     from drkit.cli.commands import verify as prove
     from drkit.source.walk import PluginRules
 
@@ -81,6 +82,7 @@ def command(
         dry_run=dry_run,
     )
     repository = session.open()
+    in_use = () if dry_run else recording.in_use(session)
     with session.progress() as progress:
         report = backup(
             repository,
@@ -89,11 +91,16 @@ def command(
             progress=progress,
             now=utc_now,
             cache_dir=session.cache_dir,
+            in_use=in_use,
         )
+    if not dry_run:
+        recording.backup(session, repository, report)
     proof = None
     if verify and not dry_run:
         repository = session.open()  # as somebody else will find it
         proof = prove.run(session, repository, [repository.resolve(report.snapshot)], Level[verify.upper()])
+    if not dry_run:
+        recording.flush(session, repository)
     console = session.console
     console.result({**structs.asdict(report), "verify": proof})
     _show(console, report)

@@ -72,6 +72,7 @@ def command(
     Live data is never touched; scratch is below TMPDIR. A drill passes if everything came back as it was backed up,
     within --rto, from a snapshot that is no older than --rpo. One that does not makes the exit code 22.
     """
+    from drkit.cli import recording
     from drkit.drill import DrillOptions
     from drkit.timespan import parse_span
 
@@ -96,6 +97,7 @@ def command(
     report = _drill(session, repository, ref, rows, options, inventory)
     if inventory is not None:
         _record(inventory, repository, report)
+        recording.flush(session, repository)
     _finish(session.console, report, junit)
     return 0 if report.passed else DrillFailed.code
 
