@@ -7,18 +7,29 @@ from datetime import datetime
 
 from drkit.doctor.leftovers import check_leftovers
 from drkit.doctor.permissions import check_permissions
+from drkit.doctor.proofs import check_inventory, check_proofs
 from drkit.doctor.report import Diagnosis, DoctorReport, Surroundings, Targets, report
-from drkit.doctor.repository import check_repository, newest_snapshots
+from drkit.doctor.repository import Newest, check_repository, newest_snapshots
 from drkit.doctor.store import check_store
 from drkit.errors import DrkitError
+from drkit.inventory import Inventory
 from drkit.repo import Repository
 from drkit.store.base import Store
 
 
 def examine(
-    store: Store, *, around: Surroundings, now: Callable[[], datetime], targets: Targets | None = None
+    store: Store,
+    open_inventory: Callable[[], Inventory],
+    *,
+    around: Surroundings,
+    now: Callable[[], datetime],
+    targets: Targets | None = None,
+    turso: tuple[str, str] = ("", ""),
 ) -> DoctorReport:
-    """Examine a repository and what surrounds it. What is wrong becomes findings; nothing is raised for it."""
+    """Examine a repository, its inventory and what surrounds them. What is wrong becomes findings, never an error.
+
+    `open_inventory` may fail; `turso` is a URL and a token, both empty where there is none.
+    """
     targets = targets or Targets()
     checks: list[str] = []
     findings: list[Diagnosis] = []
@@ -30,20 +41,30 @@ def examine(
         except DrkitError as error:
             findings.append(Diagnosis(f"{name}-unreadable", store.url, str(error), error.hint, error.code))
 
-    run("repository", _repository(store, around, now(), targets))
-    if not any(finding.code == "repository-unreadable" for finding in findings):
+    repo: Repository | None = None
+    newest: list[Newest] = []
+
+    def repository() -> Iterator[Diagnosis]:
+        nonlocal repo, newest
+        repo = Repository.open(store)
+        newest, damaged = newest_snapshots(repo)
+        yield from damaged
+        yield from check_repository(repo, newest, now=now(), host=around.host, targets=targets)
+
+    def inventory() -> Iterator[Diagnosis]:
+        recorded = open_inventory()
+        yield from check_inventory(recorded, turso)
+        if repo is not None:
+            yield from check_proofs(recorded, repo, newest, now=now(), targets=targets)
+
+    run("repository", repository())
+    if repo is not None:
         run("store", check_store(store, now=now))
+        sources = [one.snapshot.raw_source for one in newest if one.snapshot.host == around.host]
+        run("leftovers", check_leftovers(repo, sources, host=around.host, now=now()))
+    run("inventory", inventory())
     run("permissions", check_permissions(around))
     return report(checks, findings)
-
-
-def _repository(store: Store, around: Surroundings, now: datetime, targets: Targets) -> Iterator[Diagnosis]:
-    repo = Repository.open(store)
-    newest, damaged = newest_snapshots(repo)
-    yield from damaged
-    yield from check_repository(repo, newest, now=now, host=around.host, targets=targets)
-    sources = [one.snapshot.raw_source for one in newest if one.snapshot.host == around.host]
-    yield from check_leftovers(repo, sources, host=around.host, now=now)
 
 
 def examine_store(store: Store, *, now: Callable[[], datetime]) -> DoctorReport:

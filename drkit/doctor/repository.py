@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
-from drkit.doctor.report import ADVICE, DAMAGE, WARNING, Diagnosis, Targets, age, as_diagnosis
+from drkit.doctor.report import DAMAGE, WARNING, Diagnosis, Targets, age, as_diagnosis
 from drkit.errors import IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format.limits import FORMAT_MINOR
 from drkit.model import Snapshot, show_path
@@ -131,6 +131,3 @@ def _device(repo: Repository, snap: Snapshot) -> Iterator[Diagnosis]:
     if same:
         message = f"the repository is on the same device as the source {source}: one dead disk takes both"
         yield Diagnosis("same-device", repo.store.url, message, elsewhere, WARNING)
-    else:
-        message = f"the repository is on the machine that holds the source {source}: a fire or a thief takes both"
-        yield Diagnosis("same-machine", repo.store.url, message, elsewhere, ADVICE)

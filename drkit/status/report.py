@@ -29,7 +29,7 @@ class LastDrill(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """The plugins of one directory: how many, how many of them were ever brought back, and the oldest such proof.
+    """The plugins below one directory: how many, how many of them were ever brought back, and the oldest such proof.
 
     `age_s` is None as long as one of them was never brought back.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -12,6 +11,8 @@ from drkit.status.report import Group, LastDrill, SourceStatus, StatusReport, Ve
 
 LOOK_BACK = 500
 """How many of the newest snapshots, verifications and drills are looked at."""
+_DEPTH = 2
+"""How many components of a plugin's directory name its group."""
 
 
 def status(inventory: Inventory, *, now: datetime, rpo_s: float, ends: Sequence[str] = ("stored",)) -> StatusReport:
@@ -73,11 +74,17 @@ class _Past:
         return None
 
     def drill(self, newest: SnapshotRecord, *, full: bool) -> LastDrill | None:
-        """Return the newest drill of the repository, of everything or of any plugin."""
+        """Return the newest drill of the repository, of everything or of any plugin; one that failed comes first.
+
+        Of each plugin only the newest drill counts: one that failed does so until it passes again.
+        """
+        last: dict[bytes | None, DrillRow] = {}
         for row in self.drills:
             if row.repository == newest.repository and (row.plugin is None) == full:
-                age = self.age(row.at)
-                return LastDrill(row.plugin, row.by, row.at, age, row.total_s, row.rto_s, row.passed, row.reason)
+                last.setdefault(row.plugin, row)
+        for row in sorted(last.values(), key=lambda row: row.passed):
+            age = self.age(row.at)
+            return LastDrill(row.plugin, row.by, row.at, age, row.total_s, row.rto_s, row.passed, row.reason)
         return None
 
 
@@ -111,13 +118,14 @@ def _source(inventory: Inventory, past: _Past, row: SnapshotRecord, rpo_target_s
 def _groups(
     inventory: Inventory, past: _Past, row: SnapshotRecord, plugins: Sequence[PluginRecord]
 ) -> tuple[Group, ...]:
-    """Sum up the plugins of each directory; those without proof come first, then those with the oldest."""
+    """Sum up the plugins of each group; those without proof come first, then those with the oldest."""
     proved = queries.drilled(inventory.engine, row.repository, row.store)
     everything = inventory.last_proof(row.repository, row.store, None)
     whole = everything.at if everything else ""
     groups: dict[bytes, list[str]] = {}
     for plugin in plugins:
-        groups.setdefault(os.path.dirname(plugin.path), []).append(max(proved.get(plugin.path, ""), whole))
+        directory = b"/".join(plugin.path.split(b"/")[:-1][:_DEPTH])
+        groups.setdefault(directory, []).append(max(proved.get(plugin.path, ""), whole))
     found = [
         Group(path, len(times), sum(map(bool, times)), past.age(min(times)) if all(times) else None)
         for path, times in groups.items()

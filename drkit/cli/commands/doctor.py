@@ -38,8 +38,8 @@ def command(
     """Examine everything that a recovery needs, and say what mends what is wrong.
 
     Looks at the repository and its store, the clock, the devices, the ages of backups, proofs and drills, the
-    inventory, what killed commands left behind, and who may read secrets. Nothing is changed, but for one small
-    object that is written and deleted. Exit code: 0, 3 for warnings, or that of the worst finding.
+    inventory, what killed commands left behind, and who may read secrets. Nothing that is there is changed; one small
+    object is written and deleted. Exit code: 0, 3 for warnings, or that of the worst finding.
     """
     from drkit.doctor import examine, examine_store
     from drkit.store import open_store
@@ -52,7 +52,9 @@ def command(
         finally:
             opened.close()
     else:
-        report = examine(session.store(), around=_surroundings(session), now=utc_now)
+        report = examine(
+            session.store(), session.inventory, around=_surroundings(session), now=utc_now, turso=session.turso
+        )
     console = session.console
     console.result(report)
     for finding in report.findings:
@@ -69,6 +71,6 @@ def _surroundings(session: Session) -> Surroundings:
     password = os.environ.get("DRKIT_PASSWORD_FILE", "")
     return Surroundings(
         host=socket.gethostname(),
-        private=tuple(os.fsencode(path) for path in (password,) if path),
+        private=(session.inventory_path, *([os.fsencode(password)] if password else [])),
         trusted=(os.fsencode(session.config_path or DEFAULT_NAME),),
     )
