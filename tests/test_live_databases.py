@@ -40,8 +40,8 @@ db.execute("CREATE INDEX IF NOT EXISTS by_number ON pairs (number)")
 
 
 def transaction(number, commit=True, spill=True):
-    db.execute("BEGIN IMMEDIATE")
     db.execute(f"PRAGMA cache_spill={{5 if spill else 0}}")  # whether pages are written before the end
+    db.execute("BEGIN IMMEDIATE")
     for _ in range({ROWS}):
         db.execute("INSERT INTO pairs VALUES (?, ?)", (number, "x" * 500))
     db.execute("DELETE FROM pairs WHERE number < ?", (number - 20,))
@@ -235,7 +235,7 @@ class TestLive:
     @pytest.mark.parametrize("mode", ["wal", "delete"])
     def test_one_that_lets_nobody_in_but_holds_still(self, place: Place, mode: str) -> None:
         job = "exclusive" if mode == "wal" else "half"
-        with writer(place.source / "a.db", mode, job), mock.patch.object(live, "_PATIENCE_S", 0.1):
+        with writer(place.source / "a.db", mode, job), mock.patch.object(live, "_WAITS", 3):
             before = snapshot_tree(place.source)
             assert not place.back_up().warnings
             assert snapshot_tree(place.source) == before
@@ -245,7 +245,7 @@ class TestLive:
     def test_one_that_never_lets_anybody_in_is_stored_as_bytes_with_a_warning(self, place: Place) -> None:
         with (
             writer(place.source / "a.db", "wal", "exclusive"),
-            mock.patch.object(live, "_PATIENCE_S", 0.1),
+            mock.patch.object(live, "_WAITS", 3),
             mock.patch.object(live, "_equal", return_value=False),  # as if it wrote all the time
         ):
             report = place.back_up()

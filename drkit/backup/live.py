@@ -17,7 +17,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -27,6 +27,9 @@ from drkit.format.limits import MIB
 from drkit.source.read import open_file
 from drkit.source.walk import Seen
 
+if TYPE_CHECKING:
+    import sqlite3
+
 MAGIC = b"SQLite format 3\0"
 HEADER = 100
 """Length of a database's header; without a write-ahead log every transaction changes it."""
@@ -34,7 +37,9 @@ _WITH_CONTENT = (b"-wal", b"-journal")
 _BESIDE = (*_WITH_CONTENT, b"-shm")
 _WAL_VERSION = 2
 _ATTEMPTS = 3
-_PATIENCE_S = 5.0
+_WAIT_S = 0.01
+_WAITS = 500
+"""How long SQLite may wait for a lock, and how often: in longer waits it looks too rarely for a busy writer's gaps."""
 _LOCKS = 0x40000000, 512
 """Where in a database's file SQLite's locks lie: offset and length."""
 
@@ -175,7 +180,7 @@ def _dump(full: bytes, copy: bytes, aside: bytes) -> None:
             return
         except sqlite3.Error as error:
             why = str(error)
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            if _is_busy(error):
                 locked = why  # its owner lets nobody in, but perhaps writes nothing either
         with contextlib.suppress(FileNotFoundError):
             os.unlink(copy)
@@ -188,16 +193,28 @@ def _read_through(full: bytes, copy: bytes, *, writable: bool) -> None:
 
     uri = f"file://{quote(full)}?mode={'rw' if writable else 'ro'}"
     with (
-        contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S, isolation_level=None)) as database,
+        contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_WAIT_S, isolation_level=None)) as database,
         contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as target,
     ):
         database.execute("PRAGMA query_only=1")
         # Begun here, where the wait is bounded: the backup itself would wait for a busy database for ever.
         database.execute("BEGIN")
-        database.execute("PRAGMA schema_version").fetchone()
+        for left in reversed(range(_WAITS)):
+            try:
+                database.execute("PRAGMA schema_version").fetchone()
+                break
+            except sqlite3.Error as error:
+                if not left or not _is_busy(error):
+                    raise
         target.execute("PRAGMA synchronous=OFF")
         database.backup(target)
         database.execute("COMMIT")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    import sqlite3
+
+    return bool(getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY)
 
 
 def _copy_aside(full: bytes, aside: bytes) -> bool:
