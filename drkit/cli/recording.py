@@ -17,10 +17,12 @@ from drkit.model import Finding, PackId
 if TYPE_CHECKING:
     from drkit.backup import BackupReport
     from drkit.backup.live import InUse
+    from drkit.drill import DrillReport, GameDayReport
     from drkit.inventory import Inventory
-    from drkit.repo import Repository
+    from drkit.repo import Repository, SnapshotRef
     from drkit.restore import RestoreReport
     from drkit.verify import VerifyReport
+    from drkit.verify.verify import Witness
 
 PUSH_TIMEOUT_S = 5.0
 """How long a command waits for an answer of Turso before it leaves the rows to the next one."""
@@ -46,6 +48,18 @@ def in_use(session: Session) -> tuple[InUse, ...]:
 
         return (InUse(session.inventory_path, session.inventory().copy_to),)
     return ()
+
+
+def witness(session: Session, repository: Repository) -> Witness:
+    """Return what tells of snapshots what the inventory recorded when they were made."""
+
+    def told(ref: SnapshotRef) -> tuple[str, str] | None:
+        with _told(session):
+            recorded = session.inventory().witness(repository.config.repository_id, ref.name)
+            return (recorded.snapshot, recorded.tree_sha256) if recorded else None
+        return None
+
+    return told
 
 
 def found(
@@ -119,6 +133,52 @@ def restore(
             files=report.files,
             bytes_restored=report.bytes,
             duration_s=report.duration_s,
+        )
+    flush(session, repository)
+
+
+def drill(session: Session, repository: Repository, report: DrillReport) -> None:
+    """Record each drill, passed or not."""
+    with _told(session):
+        from drkit.inventory import DrillRecord
+
+        for done in report.drills:
+            session.inventory().record_drill(
+                DrillRecord(
+                    repository=repository.config.repository_id,
+                    store=done.store,
+                    snapshot=report.snapshot,
+                    plugin=done.plugin,
+                    by=done.by,
+                    first_byte_s=done.first_byte_s,
+                    restore_s=done.restore_s,
+                    verify_s=done.verify_s,
+                    total_s=done.total_s,
+                    rto_s=done.rto_s,
+                    rpo_s=done.rpo_s,
+                    bytes=done.bytes,
+                    files=done.files,
+                    passed=done.passed,
+                    reason=done.reason,
+                )
+            )
+    flush(session, repository)
+
+
+def game_day(session: Session, repository: Repository, report: GameDayReport) -> None:
+    """Record in the audit what a game day lost, and what of it was survived; it proves nothing of the store itself."""
+    with _told(session):
+        session.inventory().record(
+            "game-day",
+            {
+                "snapshot": report.snapshot,
+                "passed": report.passed,
+                "survived": [loss.loss for loss in report.losses if loss.survived],
+                "not_survived": [loss.loss for loss in report.losses if not loss.survived],
+                "store": repository.store.url,
+            },
+            {},
+            repo_id=repository.config.repository_id,
         )
     flush(session, repository)
 

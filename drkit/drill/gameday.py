@@ -113,7 +113,7 @@ def _flip_a_bit(day: _Day) -> Loss:
             "pack", "no file has content, so no bit of one could be flipped", True, "", (), 0.0, day.rto_s, True
         )
     name = pack_name(place.pack)
-    at = place.frame_offset + place.frame_length // 2
+    at = place.frame_offset + day.random.randrange(place.frame_length)
     bit = day.random.randrange(8)
     what = f"flipped bit {bit} of byte {at} of {name}"
     with _mended(day, [name]):

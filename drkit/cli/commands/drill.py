@@ -11,14 +11,16 @@ import typer
 
 from drkit.cli.output import Console, count, duration, size
 from drkit.cli.session import Session
-from drkit.errors import DrillFailed, DrkitError, UsageError
+from drkit.errors import DrillFailed, DrkitError, IntegrityError, UsageError
 from drkit.model import show_path
 
 if TYPE_CHECKING:
     from drkit.drill import Drill, DrillOptions, DrillReport, GameDayReport, Loss
     from drkit.inventory import Inventory
-    from drkit.model import PluginRow, Snapshot
+    from drkit.inventory.records import DrillRow, SnapshotRecord, VerificationRecord
+    from drkit.model import Finding, PluginRow, Snapshot
     from drkit.repo import Repository, SnapshotRef
+    from drkit.store.base import Store
 
 EXAMPLES = """
 drkit drill
@@ -96,8 +98,9 @@ def command(
     rows = _rows(repository, ref, inventory, plugin, sample, full=full)
     report = _drill(session, repository, ref, rows, options, inventory)
     if inventory is not None:
-        _record(inventory, repository, report)
-        recording.flush(session, repository)
+        from drkit.cli import recording
+
+        recording.drill(session, repository, report)
     _finish(session.console, report, junit)
     return 0 if report.passed else DrillFailed.code
 
@@ -154,36 +157,54 @@ def _drill(
         return drill(repository, ref, rows, options=options, now=utc_now, progress=progress, witness=witness)
 
 
-def _record(inventory: Inventory, repository: Repository, report: DrillReport) -> None:
-    from drkit.inventory import DrillRecord
-
-    for done in report.drills:
-        inventory.record_drill(
-            DrillRecord(
-                repository=repository.config.repository_id,
-                store=done.store,
-                snapshot=report.snapshot,
-                plugin=done.plugin,
-                by=done.by,
-                first_byte_s=done.first_byte_s,
-                restore_s=done.restore_s,
-                verify_s=done.verify_s,
-                total_s=done.total_s,
-                rto_s=done.rto_s,
-                rpo_s=done.rpo_s,
-                bytes=done.bytes,
-                files=done.files,
-                passed=done.passed,
-                reason=done.reason,
-            )
-        )
-
-
 def _game_day(session: Session, repository: Repository, ref: SnapshotRef, options: DrillOptions) -> GameDayReport:
+    from drkit.cli import recording
     from drkit.drill import game_day
 
+    inventory = _inventory(session)
+    rebuild = None
+    if inventory is not None:
+        recording.flush(session, repository)  # so that the copy has what the inventory has
+        rebuild = partial(_rebuild, inventory)
     with session.progress() as progress:
-        return game_day(repository, ref, options=options, progress=progress, random=SystemRandom())
+        report = game_day(repository, ref, options=options, progress=progress, random=SystemRandom(), rebuild=rebuild)
+    if inventory is not None:
+        recording.game_day(session, repository, report)
+    return report
+
+
+def _rebuild(inventory: Inventory, store: Store, path: bytes) -> str:
+    """Rebuild an inventory from a store as if ours were gone; IntegrityError if rows of ours do not come back."""
+    from drkit.cli import recording
+    from drkit.clock import utc_now
+    from drkit.inventory import Inventory
+    from drkit.repo import Repository
+
+    repository = Repository.open(store)
+    findings: list[Finding] = []
+    with Inventory.open(path, now=utc_now) as new:
+        recording.rebuild(new, repository, warn=findings.append)
+        back = _rows_of(new, repository)
+    waiting = inventory.outbox_pending("stored")
+    missing = {
+        (owner, row)
+        for owner, row in _rows_of(inventory, repository) - back
+        if not any(one.inventory == owner and one.first <= row <= one.last for one in waiting)
+    }
+    if missing or findings:
+        said = [finding.message for finding in findings[:1]]
+        raise IntegrityError("; ".join([f"{len(missing)} rows of the inventory did not come back", *said]))
+    return f"{count(len(back), 'row')} of snapshots, verifications and drills came back from the store"
+
+
+def _rows_of(inventory: Inventory, repository: Repository) -> set[tuple[str, int]]:
+    """Return the keys of the rows that tell of snapshots, verifications and drills of a repository."""
+    rows: list[SnapshotRecord | VerificationRecord | DrillRow] = [
+        *inventory.snapshots(),
+        *inventory.verifications(),
+        *inventory.drills(),
+    ]
+    return {(row.inventory, row.id) for row in rows if row.repository == repository.config.repository_id}
 
 
 def _finish(console: Console, report: DrillReport | GameDayReport, junit: str) -> None:
