@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from drkit.inventory import Inventory
     from drkit.repo import Repository, SnapshotRef
     from drkit.restore import RestoreReport
-    from drkit.verify import VerifyReport
-    from drkit.verify.verify import Witness
+    from drkit.verify import VerifyReport, Witness
 
 PUSH_TIMEOUT_S = 5.0
 """How long a command waits for an answer of Turso before it leaves the rows to the next one."""

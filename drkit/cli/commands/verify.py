@@ -82,7 +82,15 @@ def run(
     from drkit.verify import verify
 
     with session.progress() as progress:
-        report = verify(repository, refs, level=level, every_pack=every_pack, subset=subset or None, progress=progress)
+        report = verify(
+            repository,
+            refs,
+            level=level,
+            every_pack=every_pack,
+            subset=subset or None,
+            witness=recording.witness(session, repository),
+            progress=progress,
+        )
     recording.verification(session, repository, report, subset=subset)
     return report
 
