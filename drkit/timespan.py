@@ -7,7 +7,7 @@ import re
 from drkit.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw])")
+_PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw])", re.ASCII)
 
 
 def parse_span(text: str) -> float:
