@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from drkit.store import open_store
 from drkit.store.base import ObjectInfo
 from drkit.store.memory import MemoryStore
 from tests.support.cli import Cli, Run
+from tests.support.hrana import TOKEN, Hrana, serving
 from tests.support.restoring import back_up
 
 HOST = socket.gethostname()
@@ -346,3 +349,56 @@ def test_surroundings_that_are_not_there_are_no_finding(tmp_path: Path) -> None:
 
     missing = os.fsencode(tmp_path / "missing")
     assert list(check_permissions(Surroundings(HOST, (missing,), (missing,)))) == []
+
+
+# Turso
+
+
+@pytest.fixture
+def remote(cli: Cli) -> Iterator[Hrana]:
+    with serving(cli.home / "turso.db") as server:
+        cli.environ |= {"TURSO_DATABASE_URL": server.url, "TURSO_AUTH_TOKEN": TOKEN}
+        yield server
+
+
+def turso_findings(cli: Cli) -> set[str]:
+    return {code for code in found(cli) if code.startswith(("turso", "audit"))}
+
+
+def test_turso_in_step_and_behind(cli: Cli, remote: Hrana) -> None:
+    assert turso_findings(cli) == {"turso-behind"}, "nothing was ever pushed: there is not even a table"
+    cli.ok("inventory", "push")
+    assert turso_findings(cli) == set()
+    remote.fail("500", times=1_000)
+    assert turso_findings(cli) == {"turso-unreachable"}
+
+
+def test_a_token_that_is_refused(cli: Cli, remote: Hrana) -> None:
+    cli.environ["TURSO_AUTH_TOKEN"] = "wrong"
+    findings = cli("doctor", "--json").json["findings"]
+    [finding] = [finding for finding in findings if finding["code"] == "turso-unreachable"]
+    assert "TURSO_AUTH_TOKEN" in finding["repair"]
+    assert "wrong" not in json.dumps(findings)
+
+
+def test_a_chain_that_was_cut_here(cli: Cli, remote: Hrana) -> None:
+    cli.ok("inventory", "push")
+    with Inventory.open(os.fsencode(cli.home / "inventory.db"), now=utc_now) as inventory:
+        inventory.engine.execute("DELETE FROM audit WHERE id = (SELECT MAX(id) FROM audit)")
+    assert turso_findings(cli) == {"audit-cut"}
+    assert cli("doctor").code == 20
+
+
+def test_a_chain_that_was_written_anew_there(cli: Cli, remote: Hrana) -> None:
+    cli.ok("inventory", "push")
+    with closing(sqlite3.connect(remote.path)) as connection, connection:
+        connection.execute("UPDATE audit SET hash = 'x' WHERE id = (SELECT MAX(id) FROM audit)")
+    assert turso_findings(cli) == {"audit-changed"}
+    assert cli("doctor").code == 20
+
+
+def test_a_replaced_snapshot_is_damage(cli: Cli) -> None:
+    """Whoever can write to the repository can make another snapshot of the same time; the inventory knows better."""
+    with Inventory.open(os.fsencode(cli.home / "inventory.db"), now=utc_now) as inventory:
+        inventory.engine.execute("UPDATE snapshots SET snapshot = ?, tree_sha256 = ?", ("0" * 64, "0" * 64))
+    assert "snapshot-replaced" in codes(cli("doctor", "--json"))
