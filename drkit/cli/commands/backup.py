@@ -64,7 +64,8 @@ def command(
     """Take a snapshot of a directory.
 
     Files of which size, times and inode are as they were are not read again. What could not be read becomes a
-    warning, and the exit code is 3. Globs without '/' match any name, those with one match from the top.
+    warning, and the exit code is 3. A SQLite database that is in use is stored as its last transaction left it. Globs
+    without '/' match any name, those with one match from the top.
     """
     from drkit.backup import BackupOptions, backup
     from drkit.cli import recording

@@ -52,7 +52,8 @@ def command(
 
     Nothing is changed or repaired. Levels: 'exists', every pack that is needed is there; 'packs', their bytes hash to
     their names; 'content', every frame is decoded, every blob and every file hashed again; 'restore', everything is
-    restored to scratch and read back.
+    restored to scratch and read back. A snapshot that is not the one that the inventory recorded when it was made is
+    a finding too: a repository that somebody rewrote has no fault of its own.
     """
     from drkit.cli import recording
 
