@@ -301,7 +301,7 @@ def test_watch_looks_again_until_it_is_interrupted(cli: Cli, monkeypatch: pytest
 
 def test_ages() -> None:
     seconds = [0.25, 40, 61, 3600, 3_660, 90_000, -7_200]
-    assert list(map(age, seconds)) == ["0.2 s", "40 s", "1 min 1 s", "1 h", "1 h 1 min", "1 d 1 h", "-2 h"]
+    assert list(map(age, seconds)) == ["0.25 s", "40 s", "1 min 1 s", "1 h", "1 h 1 min", "1 d 1 h", "-2 h"]
 
 
 def test_status_with_many_snapshots(past: Past, benchmark: Any) -> None:

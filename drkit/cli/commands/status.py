@@ -148,9 +148,9 @@ def _against(value: float | None, target: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return a time span in its two largest units: `3 d 4 h`, `5 h 20 min`, `40 s`, `0.2 s`."""
+    """Return a time span in its two largest units: `3 d 4 h`, `5 h 20 min`, `40 s`, `0.25 s`."""
     if abs(seconds) < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2f} s"
     whole = round(abs(seconds))
     sign = "-" if seconds < 0 else ""
     for unit, name, smaller, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
