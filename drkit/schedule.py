@@ -29,20 +29,24 @@ _RPO = {"hourly": "3h", "daily": "2d", "weekly": "15d", "monthly": "63d"}
 
 
 class Job(Struct, frozen=True):
-    """What a job does: back up `source` to `repo`, then drill `sample` plugins. `program` is how drkit is called."""
+    """What a job does: back up `source` to `repo`, then drill `sample` plugins.
+
+    `program` is how drkit is called. `inventory` is the file that --inventory names, empty for the usual one.
+    """
 
     program: tuple[str, ...]
     repo: str
     source: str
     every: Every
     sample: int
+    inventory: str = ""
 
     def commands(self) -> list[list[str]]:
         """Return the commands, in order; each must end well before the next begins."""
-        repo = ["--repo", self.repo]
+        start = [*self.program, "--repo", self.repo, *(["--inventory", self.inventory] if self.inventory else [])]
         return [
-            [*self.program, *repo, "--quiet", "backup", self.source, "--verify", "content"],
-            [*self.program, *repo, "--quiet", "drill", "--sample", str(self.sample), "--rpo", _RPO[self.every]],
+            [*start, "--quiet", "backup", self.source, "--verify", "content"],
+            [*start, "--quiet", "drill", "--sample", str(self.sample), "--rpo", _RPO[self.every]],
         ]
 
 
@@ -146,7 +150,7 @@ jobs:
 
 
 def _check(job: Job) -> None:
-    words: Sequence[str] = (*job.program, job.repo, job.source)
+    words: Sequence[str] = (*job.program, job.repo, job.source, job.inventory)
     for word in words:
         if not word.isprintable():
             raise UsageError(f"{word!r} cannot stand in a schedule", hint="use paths of printable UTF-8 characters")

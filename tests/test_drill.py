@@ -113,6 +113,21 @@ class TestRestore:
         assert [done.rto_s for done in report.drills] == [1800, 300]
 
     @BOTH
+    def test_plugins_of_any_name_come_back(self, tmp_path: Path, by: str) -> None:
+        source = bytes(tmp_path / "odd")
+        for path in (b"", b"-rf", b"a b", b"odd\xff", b"quo'te\n"):
+            os.makedirs(os.path.join(source, path, b".claude-plugin"))
+            with open(os.path.join(source, path, b".claude-plugin/plugin.json"), "w", encoding="utf-8") as file:
+                file.write('{"name": "same"}')
+        made = back_up(source, Repository.create(LocalStore(bytes(tmp_path / "repo")), now=utc_now()))
+        rows = rows_of(made)
+        assert len(rows) == 5
+        report = run(made, rows, DrillOptions(by=by))
+        assert report.passed, report
+        assert [done.plugin for done in report.drills] == [row.raw_path for row in rows]
+        assert [done.files for done in report.drills] == [row.files for row in rows]
+
+    @BOTH
     def test_lost_content_fails_its_drill_and_no_other(
         self, made: tuple[Repository, SnapshotRef], source: Path, scratch: Path, by: str
     ) -> None:

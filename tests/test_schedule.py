@@ -161,6 +161,9 @@ class TestCommand:
         assert f"backup {tmp_path}/here " in line
         assert "drill --sample 3" in line
         assert cli.ok("schedule", "print", "--cron", "--every", "daily", "--source", "here").text == line
+        assert "--inventory" not in line
+        line = cli.ok("schedule", "print", "--cron", "--inventory", "inv.db").text
+        assert line.count(f"--inventory {tmp_path}/inv.db ") == 2
 
     def test_two_units_come_with_their_names(self, tmp_path: Path) -> None:
         cli = Cli(tmp_path, DRKIT_REPO="/srv/repo")

@@ -35,7 +35,8 @@ Environment:
 \b
 Exit codes:
   0 ok, 1 unexpected, 2 usage, 3 warnings or partial, 10 no repository, 11 locked, 13 store,
-  20 integrity, 21 restore mismatch, 130/143 interrupted; all of them: docs/exit-codes.md
+  20 integrity, 21 restore mismatch, 22 drill failed, 130/143 interrupted;
+  all of them: docs/exit-codes.md
 
 \b
 Examples:

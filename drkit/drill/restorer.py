@@ -88,7 +88,7 @@ def by_recover_py(
     directory = store.directory
     if directory is None:
         raise UsageError(f"recover.py cannot read {store.url}", hint="name a repository in a directory with --store")
-    wanted = [] if plugin is None else ["--plugin", os.fsdecode(plugin.raw_path) or "."]
+    wanted = [] if plugin is None else [b"--plugin=" + (plugin.raw_path or b".")]
     command: list[str | bytes] = [os.path.join(directory, b"recover.py"), "--target", target, *wanted, spec]
     watch = _Watch(progress)
     watch.start(None, None, "restoring")
@@ -158,21 +158,25 @@ def _run_python(arguments: list[str | bytes], work: bytes, limit_s: float, watch
         process = subprocess.Popen(
             [*python, *arguments], stdout=out, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=work, env=variables
         )
-        late = threading.Timer(limit_s, process.kill)
+        stopped = threading.Event()
+
+        def stop() -> None:
+            stopped.set()
+            process.kill()
+
+        late = threading.Timer(limit_s, stop)
         late.start()
-        began = time.monotonic()
         try:
             assert process.stderr is not None
-            err = _listen(process.stderr, watch)
+            with process.stderr:
+                err = _listen(process.stderr, watch)
             code = process.wait()
         finally:
             late.cancel()
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
-        if code < 0 and time.monotonic() - began >= limit_s:
+        if stopped.is_set():
             raise DrillFailed(f"recover.py was stopped after {limit_s:.0f} s")
         out.seek(0)
         return code, out.read().decode(errors="replace"), err

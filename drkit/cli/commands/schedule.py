@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from drkit.cli.session import Session
+from drkit.cli.session import Session, is_remote
 from drkit.errors import UsageError
 from drkit.schedule import Every
 
@@ -56,7 +56,9 @@ def command(
             raise UsageError("no repository named", hint="give --repo URL, or set DRKIT_REPO")
         repo = repo if _is_url(repo) else os.path.abspath(os.path.expanduser(repo))
         where = os.path.abspath(os.path.expanduser(source))
-        job = schedule.Job(_program(), repo, where, every, sample)
+        named = session.inventory_url and not is_remote(session.inventory_url)
+        inventory = os.path.abspath(os.fsdecode(session.inventory_path)) if named else ""
+        job = schedule.Job(_program(), repo, where, every, sample, inventory)
     files = {"systemd": schedule.systemd, "cron": schedule.cron, "github": schedule.github}[chosen[0]](job)
     session.console.result({"target": chosen[0], "every": every, "files": files})
     for number, file in enumerate(files):
