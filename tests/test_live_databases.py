@@ -157,6 +157,45 @@ class TestLive:
         assert numbers(place.source / "a.db")[-1] >= lasts[-1]
         assert set(os.listdir(place.source)) - {"a.db-journal"} == {"README.md", "a.db"}
 
+    def test_a_large_one_under_writes(self, place: Place) -> None:
+        with closing(sqlite3.connect(place.source / "a.db")) as db:
+            db.execute("CREATE TABLE filler AS SELECT randomblob(3000000)")
+        with writer(place.source / "a.db", "delete", "write"):
+            for _ in range(3):
+                assert not place.back_up().warnings
+                assert len(place.entries()[b"a.db"].blobs) > 1
+                assert numbers(place.restore() / "a.db")
+
+    def test_the_last_to_leave_clears_the_log_away(self, place: Place) -> None:
+        """Where the owner leaves while its database is read."""
+        with writer(place.source / "a.db", "wal", "hold") as process:
+            busy = live._is_open
+
+            def then_leave(full: bytes) -> bool:
+                answer = busy(full)
+                process.communicate(b"stop", timeout=60)
+                return answer
+
+            with mock.patch.object(live, "_is_open", then_leave):
+                assert not place.back_up().warnings
+        assert sorted(os.listdir(place.source)) == ["README.md", "a.db"]
+        assert numbers(place.restore() / "a.db")[-1] >= 49
+
+    def test_the_owner_leaves_while_it_is_read(self, place: Place) -> None:
+        connect = sqlite3.connect
+        with writer(place.source / "a.db", "wal", "hold") as process:
+
+            class Leaving(sqlite3.Connection):
+                def backup(self, *arguments: Any, **more: Any) -> None:
+                    process.communicate(b"stop", timeout=60)
+                    super().backup(*arguments, **more)
+
+            with mock.patch("sqlite3.connect", lambda *args, **more: connect(*args, **more, factory=Leaving)):
+                assert not place.back_up().warnings
+        assert process.returncode == 0
+        assert sorted(os.listdir(place.source)) == ["README.md", "a.db"]
+        assert numbers(place.restore() / "a.db")[-1] == 49
+
     def test_what_only_the_log_holds_is_stored_and_the_log_is_not(self, place: Place) -> None:
         with writer(place.source / "a.db", "wal", "hold"):
             before = snapshot_tree(place.source)

@@ -83,7 +83,8 @@ class EntryReader:
         try:
             return self._file(seen) if seen.kind == "f" else self._other(seen)
         except FileNotFoundError:
-            self._warn(seen.path, "vanished while the backup ran")
+            if seen.database in (b"", seen.path):  # a database's journals come and go
+                self._warn(seen.path, "vanished while the backup ran")
         except OSError as error:
             self._warn(seen.path, error.strerror or str(error))
         return None
@@ -118,6 +119,8 @@ class EntryReader:
         content = self._read(full, seen.stat)
         if content.header.startswith(MAGIC) and not (content.still and databases.rests(seen.path, content.header)):
             return self._database(seen, content)
+        if content.size != seen.stat.st_size and seen.database and databases.leaves_out(seen):
+            return None
         return self._as_read(seen.path, content)
 
     def _as_read(self, path: bytes, content: _Content) -> Entry:

@@ -15,10 +15,8 @@ import shutil
 import stat
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -64,7 +62,7 @@ class Databases:
 
     def __init__(self, source: bytes, in_use: Sequence[InUse] = (), scratch: bytes | None = None) -> None:
         self._prefix = source.rstrip(b"/") + b"/"
-        self._scratch = scratch or tempfile.gettempdirb()
+        self._scratch = scratch
         self._in_use = tuple(in_use)
         self._open_here: dict[tuple[int, int], InUse] = {}
         for database in self._in_use:
@@ -118,7 +116,10 @@ class Databases:
 
         NotCopied if that cannot be had.
         """
-        directory = os.path.join(self._scratch, b".drkit-" + secrets.token_hex(8).encode())
+        import tempfile
+
+        # Named like a stage, so that no walk ever takes it for a part of a source.
+        directory = os.path.join(self._scratch or tempfile.gettempdirb(), f".drkit-{secrets.token_hex(8)}".encode())
         try:
             os.mkdir(directory, 0o700)
             copy = os.path.join(directory, b"copy")
@@ -190,6 +191,7 @@ def _dump(full: bytes, copy: bytes, aside: bytes) -> None:
 def _read_through(full: bytes, copy: bytes, *, writable: bool) -> None:
     """Copy a database with SQLite's backup interface, in one transaction."""
     import sqlite3
+    from urllib.parse import quote
 
     uri = f"file://{quote(full)}?mode={'rw' if writable else 'ro'}"
     with (
