@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from drkit.clock import utc_now
 from drkit.doctor import Diagnosis, Surroundings, Targets, examine_store
@@ -21,7 +23,9 @@ from drkit.doctor.proofs import check_inventory, check_proofs
 from drkit.doctor.report import age
 from drkit.doctor.repository import check_repository, newest_snapshots
 from drkit.errors import StoreError
+from drkit.format import settings
 from drkit.inventory import DrillRecord, Inventory
+from drkit.model import FormatVersion
 from drkit.repo import Repository
 from drkit.store import open_store
 from drkit.store.base import ObjectInfo
@@ -205,6 +209,42 @@ def test_an_unreachable_turso_is_a_warning(cli: Cli) -> None:
     run = cli("doctor", "--json")
     assert "turso-unreachable" in codes(run)
     assert run.code == 3
+
+
+def test_a_source_that_is_gone(cli: Cli) -> None:
+    (cli.home / "source").rename(cli.home / "elsewhere")
+    run = cli("doctor", "--json")
+    assert codes(run) == USUAL - {"same-device"} | {"source-missing"}
+    [finding] = [finding for finding in run.json["findings"] if finding["code"] == "source-missing"]
+    assert finding["repair"] == f"if it is lost: drkit restore latest --target {cli.home / 'source'}"
+
+
+def test_a_newer_repository_is_not_written_to(cli: Cli) -> None:
+    store = open_store(str(cli.home / "repository"))
+    newer = structs.replace(Repository.open(store).config, format=FormatVersion(minor=9))
+    for name in ("drkit.json", "drkit-copy.json"):
+        store.put(name, settings.encode(newer), overwrite=True)
+    run = cli("doctor", "--json")
+    assert "newer-format" in codes(run)
+    assert "store" not in run.json["checks"]
+
+
+def test_every_code_is_documented() -> None:
+    """Those that doctor makes itself, and those of the modules that it asks."""
+    root = Path(__file__).parent.parent
+    modules = [*root.glob("drkit/doctor/*.py"), *root.glob("drkit/inventory/a*.py"), root / "drkit/repo/repository.py"]
+    modules.append(root / "drkit/repo/index.py")
+    made = set()
+    for module in modules:
+        text = module.read_text(encoding="utf-8")
+        made |= set(re.findall(r'(?:Diagnosis|Finding)\(\s*"([a-z-]+)"', text))
+    page = (root / "docs/doctor.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", "\n".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
+    assert len(made) > 30
+    assert made <= told
+    unreadable = {f"{check}-unreadable" for check in ("repository", "store", "leftovers", "inventory")}
+    computed = {"pack-missing", "pack-size", "readable-by-others", "writable-by-others"}
+    assert told - made == unreadable | computed
 
 
 # With another clock, and another past

@@ -12,6 +12,7 @@ from drkit.doctor.report import Diagnosis, DoctorReport, Surroundings, Targets, 
 from drkit.doctor.repository import Newest, check_repository, newest_snapshots
 from drkit.doctor.store import check_store
 from drkit.errors import DrkitError
+from drkit.format.limits import FORMAT_MINOR
 from drkit.inventory import Inventory
 from drkit.repo import Repository
 from drkit.store.base import Store
@@ -59,7 +60,8 @@ def examine(
 
     run("repository", repository())
     if repo is not None:
-        run("store", check_store(store, now=now))
+        if repo.config.format.minor <= FORMAT_MINOR:  # else this version must not write to it
+            run("store", check_store(store, now=now))
         sources = [one.snapshot.raw_source for one in newest if one.snapshot.host == around.host]
         run("leftovers", check_leftovers(repo, sources, host=around.host, now=now()))
     run("inventory", inventory())

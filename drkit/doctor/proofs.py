@@ -43,8 +43,9 @@ def check_proofs(
     inventory: Inventory, repo: Repository, newest: list[Newest], *, now: datetime, targets: Targets
 ) -> Iterator[Diagnosis]:
     """Check that snapshots are those that were recorded, in how many places they are, and how old the proofs are."""
-    url = repo.store.url
-    proofs = (inventory.last_verification(repo.config.repository_id, url, level) for level in ("content", "restore"))
+    url, repo_id = repo.store.url, repo.config.repository_id
+    verified = (inventory.last_verification(repo_id, url, level) for level in ("content", "restore"))
+    proofs = (*verified, inventory.last_proof(repo_id, url, None))
     times = [proof.at for proof in proofs if proof is not None]
     verify = "drkit verify --level restore"
     if not times:
