@@ -153,7 +153,7 @@ def test_a_game_day(cli: Cli) -> None:
     assert len(ET.fromstring((cli.home / "day.xml").read_bytes()).findall("testsuite/testcase")) == 4
     assert query(cli, "SELECT COUNT(*) FROM audit WHERE event = 'game-day'") == [(1,)]
     text = cli.ok("drill", "--game-day").text
-    assert "deleted the index" in text
+    assert "deleted the whole index" in text
     assert "survived, in " in text
 
 

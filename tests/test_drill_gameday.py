@@ -82,7 +82,7 @@ def test_what_is_lost_is_survived_or_named(made: Made, scratch: Path, by: str) -
     index, pack, snapshot, inventory = report.losses
     assert [loss.loss for loss in report.losses] == ["index", "pack", "snapshot", "inventory"]
     assert index.survived
-    assert index.what == "deleted the index: 2 objects"
+    assert index.what == "deleted the whole index (2)"
     assert pack.survived == (not pack.lost)
     assert pack.what.startswith("flipped bit ")
     assert snapshot.survived

@@ -95,14 +95,14 @@ def _copy(store: Store, copy: LocalStore, directory: bytes, restored: int, progr
 
 def _lose_index(day: _Day) -> Loss:
     names = [info.name for info in day.copy.list("index/")]
-    what = f"deleted the index: {len(names)} objects"
+    what = f"deleted the whole index ({len(names)})"
     with _mended(day, names):
         for name in names:
             day.copy.delete(name)
         began = time.monotonic()
         packs = Repository.open(day.copy).load_index().index.packs
         rebuilding_s = time.monotonic() - began
-        how = f"the tables in {len(packs)} packs gave the whole index back in {rebuilding_s:.2f} s"
+        how = f"the packs' own tables ({len(packs)}) gave the whole index back in {rebuilding_s:.2f} s"
         return _judge(day, "index", what, how, whole=True)
 
 
@@ -122,7 +122,7 @@ def _flip_a_bit(day: _Day) -> Loss:
         day.copy.put(name, data, overwrite=True)
         if not _noticed(day, name):
             return _failed(day, "pack", what, "'drkit verify --level packs' did not notice it")
-        how = "verify named the pack; everything outside of the damaged frame was restored and what is lost is named"
+        how = "verify named the pack, and the restore names every path that is lost"
         return _judge(day, "pack", what, how, whole=False)
 
 
