@@ -49,6 +49,7 @@ def run_for_json(cli: Cli, name: str) -> Any:
         "find": ["find", "SKILL.md"],
         "restore": ["restore", "--target", "out"],
         "restore-plugin": ["restore-plugin", "the-one", "--target", "out"],
+        "schedule": ["schedule", "print", "--systemd"],
     }
     return cli.ok("--json", *words.get(name, [name])).json
 
@@ -75,6 +76,7 @@ CONTRACT = {
     "restore": "snapshot files bytes tree_sha256 lost duration_s",
     "restore-plugin": "snapshot files bytes tree_sha256 lost duration_s",
     "diff": "added removed modified",
+    "drill": "drills passed",
 }
 
 

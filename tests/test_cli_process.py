@@ -19,7 +19,8 @@ HEAVY = {"typer", "msgspec", "zstandard", "rich", "pydantic", "pathlib", "inspec
 
 def environ(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DRKIT_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(home / "cache"), "DRKIT_REPO": str(home / "repo")}
+    own = {"XDG_CACHE_HOME": str(home / "cache"), "XDG_DATA_HOME": str(home / "data")}
+    return {**kept, **own, "PYTHONPATH": str(ROOT), "DRKIT_REPO": str(home / "repo")}
 
 
 def python(home: Path, *args: str) -> subprocess.CompletedProcess[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
 
@@ -13,6 +13,7 @@ from drkit import __version__
 from drkit.backup.checks import check_source, unreadable
 from drkit.backup.commit import IndexWriter, commit
 from drkit.backup.files import EntryReader
+from drkit.backup.live import Databases, InUse
 from drkit.backup.plugins import write_plugin_table
 from drkit.backup.previous import from_manifest
 from drkit.backup.recorder import Recorder
@@ -48,10 +49,12 @@ def backup(
     progress: Progress,
     now: Callable[[], datetime],
     cache_dir: bytes | None,
+    in_use: Sequence[InUse] = (),
 ) -> BackupReport:
     """Back up a directory and return what was done. The snapshot is there, durable, or an error was raised.
 
-    Paths that could not be read, or changed while they were, become warnings; everything else is stored.
+    Paths that could not be read, or changed while they were, become warnings; everything else is stored. `in_use` are
+    databases that this process has open: where they lie in the source they are never opened, but dumped.
     UsageError: the source is missing, empty, no directory, or lies in the repository (or it in the source).
     StoreError: the store failed, or a prune took the lock or a pack that was relied on. What was stored by then is
     reused by the next backup.
@@ -62,7 +65,7 @@ def backup(
     source = os.path.realpath(source)
     leave_out = check_source(repo, source, Globs(options.excludes))
     repo.check_writable()
-    job = _Job(repo, source, options, progress, now, cache_dir, leave_out)
+    job = _Job(repo, source, options, progress, now, cache_dir, leave_out, in_use)
     if options.dry_run:
         report = job.run(None)
     else:
@@ -84,6 +87,7 @@ class _Job:
         now: Callable[[], datetime],
         cache_dir: bytes | None,
         leave_out: frozenset[tuple[int, int]],
+        in_use: Sequence[InUse],
     ) -> None:
         self._repo = repo
         self._source = source
@@ -92,6 +96,7 @@ class _Job:
         self._now = now
         self._host = _text(options.host or os.uname().nodename)
         self._leave_out = leave_out
+        self._databases = Databases(source, in_use)
         self._cache = cache_path(cache_dir, repo.config.repository_id, source) if cache_dir else None
         self._warnings: list[str] = []
         self._skipped = 0
@@ -128,7 +133,10 @@ class _Job:
                 scan = Scan(
                     self._source,
                     previous,
-                    reader=EntryReader(self._source, packer, queue, repo.config.chunker, self._warn, tick),
+                    reader=EntryReader(
+                        self._source, packer, queue, repo.config.chunker, self._warn, tick, self._databases
+                    ),
+                    databases=self._databases,
                     recorder=recorder,
                     packer=packer,
                     complete=self._complete(previous),

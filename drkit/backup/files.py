@@ -7,6 +7,9 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Protocol
 
+from msgspec import Struct, structs
+
+from drkit.backup.live import HEADER, MAGIC, Databases, NotCopied
 from drkit.format import chunker
 from drkit.format.limits import INLINE_BLOBS, LIST_BLOBS
 from drkit.format.manifest import text_or_b64
@@ -33,6 +36,18 @@ def _i64(nanoseconds: int) -> int:
     return max(-(1 << 63), min(nanoseconds, (1 << 63) - 1))
 
 
+class _Content(Struct, gc=False):
+    """A file's content as it was read: `header` are its first bytes, `still` whether nobody wrote meanwhile."""
+
+    size: int
+    sha256: str
+    blobs: tuple[bytes, ...]
+    stat: os.stat_result
+    xattrs: dict[str, str] | None
+    still: bool
+    header: bytes
+
+
 class EntryReader:
     """Makes entries. `warn` is told of what vanished, could not be read, or changed while it was read.
 
@@ -47,6 +62,7 @@ class EntryReader:
         settings: ChunkerSettings,
         warn: Warn,
         tick: Callable[[], None],
+        databases: Databases,
     ) -> None:
         self._prefix = source.rstrip(b"/") + b"/"
         self._packer = packer
@@ -56,6 +72,7 @@ class EntryReader:
         self._warn = warn
         self._tick = tick
         self._left_out: list[str] = []
+        self._databases = databases
         self._links: dict[tuple[int, int], int] = {}
         self.data: bytes | None = None
         """Content of the file that was read last, if it was a small one."""
@@ -79,7 +96,8 @@ class EntryReader:
         try:
             entry = self._file(seen) if seen.kind == "f" else self._other(seen)
         except FileNotFoundError:
-            self._warn(seen.path, "vanished while the backup ran")
+            if seen.database in (b"", seen.path):  # a database's journals come and go
+                self._warn(seen.path, "vanished while the backup ran")
         except OSError as error:
             self._warn(seen.path, error.strerror or str(error))
         if self._left_out:
@@ -110,39 +128,71 @@ class EntryReader:
             rdev=status.st_rdev if seen.kind in "cb" else 0,
         )
 
-    def _file(self, seen: Seen) -> Entry:
+    def _file(self, seen: Seen) -> Entry | None:
         full = self._prefix + seen.path
-        status = seen.stat
-        if status.st_size < self._threshold:
-            found = read_still(full, status, self._left_out) or self._look_closer(seen.path, full)
+        databases = self._databases
+        if databases.is_open_here(seen.stat) or (seen.database == seen.path and databases.is_live(full)):
+            return self._database(seen, None)
+        content = self._read(full, seen.stat)
+        if content.header.startswith(MAGIC) and not (content.still and databases.rests(seen.path, content.header)):
+            return self._database(seen, content)
+        if content.size != seen.stat.st_size and seen.database and databases.leaves_out(seen):
+            return None
+        return self._as_read(seen.path, content)
+
+    def _as_read(self, path: bytes, content: _Content) -> Entry:
+        if not content.still:
+            self._warn(path, "changed while it was read", lost=False)
+        self.stat = content.stat
+        return self._entry(path, content.stat, content, content.xattrs)
+
+    def _database(self, seen: Seen, content: _Content | None) -> Entry | None:
+        """Return the entry of a live database; where SQLite does not give it, that of its file's bytes."""
+        full = self._prefix + seen.path
+        try:
+            with self._databases.copied(seen.path, seen.stat) as copy:
+                whole = self._read(copy, os.lstat(copy))
+        except NotCopied as error:
+            if self._databases.is_open_here(seen.stat):
+                self._warn(seen.path, f"is the inventory in use and could not be copied: {error}")
+                return None
+            self._warn(seen.path, f"is a live database that SQLite did not give ({error}); stored as bytes", lost=False)
+            return self._as_read(seen.path, content or self._read(full, seen.stat))
+        self.stat = os.lstat(full)
+        if not os.path.samestat(self.stat, seen.stat):
+            self._warn(seen.path, "was replaced while it was read", lost=False)
+        xattrs = read_xattrs(full, self._left_out)
+        return structs.replace(self._entry(seen.path, self.stat, whole, xattrs), live=True)
+
+    def _read(self, full: bytes, seen: os.stat_result) -> _Content:
+        """Read a file and give the packer what is new of it."""
+        if seen.st_size < self._threshold:
+            found: tuple[bytes, os.stat_result, dict[str, str] | None] | None = read_still(full, seen, self._left_out)
+            still = True
+            if found is None and (closer := read_small(full, self._threshold, self._left_out)):
+                found, still = (closer.data, closer.stat, closer.xattrs), not closer.changed
             if found is not None:
-                data, self.stat, xattrs = found
+                data, status, xattrs = found
                 self.data = data
                 digest = sha256(data)
                 blob_id = digest.digest()
                 if data and not self._packer.has(blob_id):
                     self._packer.add(blob_id, data)
-                return self._entry(seen.path, self.stat, len(data), digest.hexdigest(), (), xattrs)
-        return self._large(seen.path, full)
+                return _Content(len(data), digest.hexdigest(), (), status, xattrs, still, data[:HEADER])
+        return self._read_large(full)
 
-    def _look_closer(self, path: bytes, full: bytes) -> tuple[bytes, os.stat_result, dict[str, str] | None] | None:
-        """Read a small file that does not hold still; None if it has grown into a large one."""
-        still = read_small(full, self._threshold, self._left_out)
-        if still is None:
-            return None
-        if still.changed:
-            self._warn(path, "changed while it was read", lost=False)
-        return still.data, still.stat, still.xattrs
-
-    def _large(self, path: bytes, full: bytes) -> Entry:
+    def _read_large(self, full: bytes) -> _Content:
         """Read a file in chunks, again if it changed meanwhile; chunks of a discarded reading are stored in vain."""
-        for attempt in range(_ATTEMPTS):
+        self.data = None
+        for _ in range(_ATTEMPTS):
             fd, before = open_file(full)
             with open(fd, "rb", buffering=0) as file:
                 digest = sha256()
                 size = 0
-                blobs = []
+                blobs: list[bytes] = []
+                header = b""
                 for chunk in chunker.cut(file, self._settings):
+                    header = header or bytes(chunk[:HEADER])
                     digest.update(chunk)
                     blob_id = sha256(chunk).digest()
                     if not self._packer.has(blob_id):
@@ -153,23 +203,19 @@ class EntryReader:
                 xattrs = read_xattrs(file.fileno(), self._left_out)
                 after = os.fstat(file.fileno())
             still = size == before.st_size and same(before, after)
-            if still or attempt == _ATTEMPTS - 1:
+            if still:
                 break
-        if not still:
-            self._warn(path, "changed while it was read", lost=False)
-        self.stat = after
-        return self._entry(path, after, size, digest.hexdigest(), tuple(blobs), xattrs)
+        return _Content(size, digest.hexdigest(), tuple(blobs), after, xattrs, still, header)
 
     def _entry(
         self,
         path: bytes,
         status: os.stat_result,
-        size: int,
-        sha256: str,
-        blobs: tuple[bytes, ...],
+        content: _Content,
         xattrs: dict[str, str] | None,
     ) -> Entry:
         text, b64 = text_or_b64(path)
+        blobs = content.blobs
         lists: tuple[str, ...] = ()
         if len(blobs) > INLINE_BLOBS:
             parts = [blobs[at : at + LIST_BLOBS] for at in range(0, len(blobs), LIST_BLOBS)]
@@ -184,8 +230,8 @@ class EntryReader:
             status.st_uid,
             status.st_gid,
             _i64(status.st_mtime_ns),
-            size,
-            sha256,
+            content.size,
+            content.sha256,
             tuple(blob.hex() for blob in blobs) if len(blobs) > 1 and not lists else (),
             lists,
             xattrs=xattrs,

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 
 from drkit.backup.files import EntryReader
+from drkit.backup.live import Databases
 from drkit.backup.plugins import PluginTracker
 from drkit.backup.previous import Cursor
 from drkit.backup.recorder import Recorder
@@ -35,6 +36,7 @@ class Scan:
         previous: Previous,
         *,
         reader: EntryReader,
+        databases: Databases,
         recorder: Recorder,
         packer: Packer,
         complete: bool,
@@ -52,6 +54,7 @@ class Scan:
         self._known = previous.plugins
         self._cursor = Cursor(previous.segments)
         self._reader = reader
+        self._databases = databases
         self._recorder = recorder
         self._packer = packer
         self._blobs = blobs
@@ -77,6 +80,8 @@ class Scan:
                 self._skip_below(seen.path)
                 self.rows.append(plugins.closes())
                 continue
+            if seen.database and self._databases.leaves_out(seen):
+                continue
             path = seen.path
             segment = cursor.segment
             if segment is not None and segment.paths[cursor.at] != path:
@@ -96,6 +101,7 @@ class Scan:
                     and old[0] == status.st_size
                     and old[3] == status.st_ino
                     and (status.st_nlink == 1 or seen.kind == "d" or self._same_link(seen))
+                    and (not seen.database or self._databases.unchanged(seen))
                 ):
                     self._count(seen.kind, status.st_size)
                     if seen.kind == "f":
@@ -248,7 +254,8 @@ class Scan:
         status = self._reader.stat
         assert isinstance(status, os.stat_result)
         if (
-            max(status.st_mtime_ns, status.st_ctime_ns) >= self._horizon
+            entry.live
+            or max(status.st_mtime_ns, status.st_ctime_ns) >= self._horizon
             or entry.mtime_ns != status.st_mtime_ns  # it has no place in 64 bits
             or (entry.type == "f" and entry.size != status.st_size)
         ):

@@ -17,20 +17,26 @@ from typer.core import TyperGroup
 PANELS = {
     "Back up and restore": ("init", "backup", "restore", "restore-plugin"),
     "Look inside": ("snapshots", "plugins", "ls", "cat", "diff", "find", "manifest"),
-    "Prove": ("verify",),
+    "Prove": ("verify", "drill", "doctor", "status", "inventory"),
+    "Automate": ("schedule",),
 }
 NAMES = tuple(name for names in PANELS.values() for name in names)
 
 EPILOG = """\b
 Environment:
   DRKIT_REPO      the repository, as --repo
+  DRKIT_INVENTORY the inventory, as --inventory
   DRKIT_CONFIG    the configuration file, as --config
+  XDG_DATA_HOME   where the inventory is, in drkit/inventory.db (default: ~/.local/share)
   XDG_CACHE_HOME  where disposable caches go (default: ~/.cache)
+  TURSO_DATABASE_URL, TURSO_AUTH_TOKEN
+                  the Turso database that the inventory is kept in step with
 
 \b
 Exit codes:
   0 ok, 1 unexpected, 2 usage, 3 warnings or partial, 10 no repository, 11 locked, 13 store,
-  20 integrity, 21 restore mismatch, 130/143 interrupted; all of them: docs/exit-codes.md
+  20 integrity, 21 restore mismatch, 22 drill failed, 130/143 interrupted;
+  all of them: docs/exit-codes.md
 
 \b
 Examples:
@@ -80,6 +86,15 @@ def root(
     ctx: typer.Context,
     *,
     repo: Annotated[str, typer.Option("--repo", "-r", metavar="URL", envvar="DRKIT_REPO", help="The repository.")] = "",
+    inventory: Annotated[
+        str,
+        typer.Option(
+            "--inventory",
+            metavar="URL",
+            envvar="DRKIT_INVENTORY",
+            help="The inventory: a file, or the URL of a Turso database to keep the file in step with.",
+        ),
+    ] = "",
     config: Annotated[
         str,
         typer.Option(
@@ -97,4 +112,5 @@ def root(
     """
     # The flags were read before anything was parsed, so that errors of the parser obey them (see `main`).
     ctx.obj.repo = repo
+    ctx.obj.inventory_url = inventory
     ctx.obj.config_path = config

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from drkit.errors import UsageError
 
-WITH_VALUE = {"--repo": "--repo=", "-r": "--repo=", "--config": "--config="}
+WITH_VALUE = {"--repo": "--repo=", "-r": "--repo=", "--inventory": "--inventory=", "--config": "--config="}
 FLAGS = ("--json", "--quiet", "-q", "--verbose", "-v")
 
 

@@ -13,6 +13,7 @@ from drkit.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from drkit.config import Config
+    from drkit.inventory import Inventory
     from drkit.model import Finding
     from drkit.repo import Repository
     from drkit.store.base import Store
@@ -24,11 +25,13 @@ class Session:
     def __init__(self, console: Console, *, repo: str = "", config: str = "") -> None:
         self.console = console
         self.repo = repo
+        self.inventory_url = ""
         self.config_path = config
         self.told: set[Finding] = set()
         """Findings that the command itself has printed."""
         self._stores: list[Store] = []
         self._repositories: list[Repository] = []
+        self._inventory: Inventory | None = None
 
     @cached_property
     def config(self) -> Config:
@@ -57,8 +60,19 @@ class Session:
         self._repositories.append(repository)
         return repository
 
+    def inventory(self) -> Inventory:
+        """Open the inventory's local file, once; it is made if it is not there."""
+        if self._inventory is None:
+            from drkit.clock import utc_now
+            from drkit.inventory import Inventory
+
+            self._inventory = Inventory.open(self.inventory_path, now=utc_now)
+        return self._inventory
+
     def close(self) -> int:
-        """Close the stores; tell what was found wrong on the way, and return the exit code that says so."""
+        """Close the inventory and the stores; tell what was found wrong, and return the exit code that says so."""
+        if self._inventory is not None:
+            self._inventory.close()
         for store in self._stores:
             store.close()
         found = dict.fromkeys(finding for repository in self._repositories for finding in repository.findings)
@@ -76,7 +90,26 @@ class Session:
         return ConsoleProgress(self.console)
 
     @property
+    def inventory_path(self) -> bytes:
+        """The inventory's local file: what --inventory names, or drkit/inventory.db in $XDG_DATA_HOME."""
+        if self.inventory_url and not is_remote(self.inventory_url):
+            return os.fsencode(os.path.expanduser(self.inventory_url.removeprefix("file://")))
+        home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+        return os.fsencode(os.path.join(home, "drkit", "inventory.db"))
+
+    @property
+    def turso(self) -> tuple[str, str]:
+        """URL and token of the Turso database, both empty if none is named."""
+        url = self.inventory_url if is_remote(self.inventory_url) else os.environ.get("TURSO_DATABASE_URL", "")
+        return url, os.environ.get("TURSO_AUTH_TOKEN", "") if url else ""
+
+    @property
     def cache_dir(self) -> bytes:
         """Where disposable caches live: $XDG_CACHE_HOME/drkit, or ~/.cache/drkit."""
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         return os.fsencode(os.path.join(home, "drkit"))
+
+
+def is_remote(url: str) -> bool:
+    """Whether this names a Turso database, not a file."""
+    return url.startswith(("libsql://", "https://", "http://", "wss://", "ws://"))

@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from operator import attrgetter
+from typing import Final
 
 from msgspec import Struct
 
@@ -26,16 +27,22 @@ class PluginRules(Struct, frozen=True):
 
 
 class Seen(Struct, gc=False):
-    """One path of the walk. `closes` marks the end of a plugin instead: everything below `path` has been seen."""
+    """One path of the walk. `closes` marks the end of a plugin instead: everything below `path` has been seen.
+
+    `database` is set where names alone say that there may be a SQLite database with a `-wal` or `-journal` beside it:
+    to the database's path, for itself and for what lies beside it. Then a path's own stat does not tell everything.
+    """
 
     path: bytes
     stat: os.stat_result
     kind: str
     plugin: bool = False
     closes: bool = False
+    database: bytes = b""
 
 
 _name = attrgetter("name")
+_BESIDE = (b"-wal", b"-journal", b"-shm")
 _KINDS = {
     stat.S_IFREG: "f",
     stat.S_IFDIR: "d",
@@ -44,6 +51,11 @@ _KINDS = {
     stat.S_IFCHR: "c",
     stat.S_IFBLK: "b",
 }
+
+
+_Databases = dict[bytes, bytes]
+"""Of one directory: name → name of the database that it is, or that it lies beside."""
+_NONE: Final[_Databases] = {}
 
 
 class Walker:
@@ -76,11 +88,12 @@ class Walker:
 
     def walk(self) -> Iterator[Seen]:
         """Yield every path below the root. A directory that cannot be listed is yielded without its content."""
-        stack: list[tuple[Iterator[os.DirEntry[bytes]], Seen | None]] = [(iter(self._list(self._root)), None)]
+        top = self._list(self._root)
+        stack: list[tuple[Iterator[os.DirEntry[bytes]], _Databases, Seen | None]] = [(iter(top), _databases(top), None)]
         excluded = self._excludes.match if self._excludes else None
         leave_out, prefix, kinds, list_dir = self._leave_out, self._prefix, _KINDS, self._list
         while stack:
-            entries, closing = stack[-1]
+            entries, databases, closing = stack[-1]
             for item in entries:
                 full = item.path
                 path = full[prefix:]
@@ -89,7 +102,8 @@ class Walker:
                 try:
                     status = item.stat(follow_symlinks=False)
                 except OSError as error:
-                    self._problem(path, error)
+                    if databases.get(item.name, item.name) == item.name:  # journals come and go
+                        self._problem(path, error)
                     continue
                 if leave_out and (status.st_dev, status.st_ino) in leave_out:
                     continue
@@ -100,14 +114,19 @@ class Walker:
                 if name.startswith(b".drkit-") and (STAGE if kind == "d" else STAGE_FILE).fullmatch(name):
                     continue
                 if kind != "d":
-                    yield Seen(path, status, kind)
+                    if databases and (database := databases.get(item.name)):
+                        yield Seen(path, status, kind, database=path[: -len(item.name)] + database)
+                    else:
+                        yield Seen(path, status, kind)
                     continue
                 inner = list_dir(full)
                 plugin = self._is_plugin(full, path, inner) if inner else False
                 seen = Seen(path, status, kind, plugin)
                 yield seen
                 if inner or plugin:
-                    stack.append((iter(inner), seen if plugin else None))
+                    stack.append(
+                        (iter(inner), _databases(inner) if len(inner) > 1 else _NONE, seen if plugin else None)
+                    )
                     break
             else:
                 stack.pop()
@@ -138,3 +157,16 @@ class Walker:
             and self._plugin_globs.match(path)
             and not self._plugin_globs.match(path.rpartition(b"/")[0])
         )
+
+
+def _databases(listed: list[os.DirEntry[bytes]]) -> _Databases:
+    joined = b"\0".join(map(_name, listed))
+    if b"-wal" not in joined and b"-journal" not in joined:
+        return _NONE
+    names = set(map(_name, listed))
+    found = {}
+    for name in names:
+        if name + b"-wal" in names or name + b"-journal" in names:
+            found[name] = name
+            found.update((name + suffix, name) for suffix in _BESIDE)
+    return found

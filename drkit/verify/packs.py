@@ -14,7 +14,11 @@ from drkit.model import Finding, Kind, Level, PackId
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
 
-REPAIR = "back up again, which stores what the source still has; restore the rest from another snapshot"
+# As long as a damaged pack is there, backups take what the index says of it for stored.
+REPAIR = (
+    "move damaged packs out of the repository and back up again, which stores what the source still has; "
+    "restore the rest from another snapshot"
+)
 _REBUILD = "move the objects in index/ out of the repository: the next backup writes the index anew"
 
 

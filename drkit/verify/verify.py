@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 
@@ -19,6 +19,9 @@ from drkit.verify.packs import REPAIR, PackResult, verify_pack
 from drkit.verify.trees import ELSEWHERE, TreeVerifier
 
 _WORKERS = 2
+
+Witness = Callable[[SnapshotRef], tuple[str, str] | None]
+"""Tells the id and the tree hash that the snapshot of that time had when it was made; None where nobody knows."""
 
 
 class VerifyReport(Struct, frozen=True):
@@ -41,12 +44,14 @@ def verify(
     every_pack: bool = False,
     subset: str | None = None,
     scratch: bytes | None = None,
+    witness: Witness | None = None,
     progress: Progress,
 ) -> VerifyReport:
     """Verify snapshots and the packs that they need, or all packs of the store with `every_pack`.
 
     `subset` ("N/M" or "P%") bounds which packs are read; `scratch` is where the level RESTORE restores to (default:
-    the system's temporary directory). Damage becomes findings; UsageError for a subset that cannot be.
+    the system's temporary directory). `witness` is asked what a snapshot was when it was made: a repository that was
+    rewritten as a whole is in itself without fault. Damage becomes findings; UsageError for a subset that cannot be.
     """
     began = monotonic()
     chosen = _subset(subset)
@@ -54,6 +59,8 @@ def verify(
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="drkit-verify") as pool:
         job.pool = pool
         snapshots = job.load(refs)
+        if witness is not None:
+            job.compare(snapshots, witness)
         job.walk(snapshots)
         if every_pack and level >= Level.PACKS:
             for info in repo.store.list("packs/"):
@@ -126,6 +133,13 @@ class _Job:
             except (IntegrityError, StoreError) as error:
                 self.report(Finding("snapshot-damaged", ref.name, str(error), ELSEWHERE))
         return loaded
+
+    def compare(self, snapshots: list[tuple[SnapshotRef, Snapshot]], witness: Witness) -> None:
+        for ref, snap in snapshots:
+            told = witness(ref)
+            if told is not None and told != (ref.id, snap.tree_sha256):
+                message = f"when it was made, its id was {told[0]} and its tree hash {told[1]}: it is another one now"
+                self.report(Finding("snapshot-replaced", ref.name, message, ELSEWHERE))
 
     def walk(self, snapshots: list[tuple[SnapshotRef, Snapshot]]) -> None:
         index = self._repo.load_index()

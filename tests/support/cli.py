@@ -43,10 +43,15 @@ class Cli:
 
     def __init__(self, home: Path, **environ: str) -> None:
         self.home = home
-        self.environ = {"XDG_CACHE_HOME": str(home / "cache"), "COLUMNS": "100", **environ}
+        self.environ = {
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "XDG_DATA_HOME": str(home / "data"),
+            "COLUMNS": "100",
+            **environ,
+        }
 
     def __call__(self, *args: str) -> Run:
-        outside = {name: value for name, value in os.environ.items() if not name.startswith("DRKIT_")}
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(("DRKIT_", "TURSO_"))}
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
         with (
             mock.patch.dict(os.environ, {**outside, **self.environ}, clear=True),

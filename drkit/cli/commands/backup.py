@@ -64,9 +64,11 @@ def command(
     """Take a snapshot of a directory.
 
     Files of which size, times and inode are as they were are not read again. What could not be read becomes a
-    warning, and the exit code is 3. Globs without '/' match any name, those with one match from the top.
+    warning, and the exit code is 3. A SQLite database that is in use is stored as its last transaction left it. Globs
+    without '/' match any name, those with one match from the top.
     """
     from drkit.backup import BackupOptions, backup
+    from drkit.cli import recording
     from drkit.cli.commands import verify as prove
     from drkit.source.walk import PluginRules
 
@@ -81,6 +83,7 @@ def command(
         dry_run=dry_run,
     )
     repository = session.open()
+    in_use = () if dry_run else recording.in_use(session)
     with session.progress() as progress:
         report = backup(
             repository,
@@ -89,11 +92,16 @@ def command(
             progress=progress,
             now=utc_now,
             cache_dir=session.cache_dir,
+            in_use=in_use,
         )
+    if not dry_run:
+        recording.backup(session, repository, report)
     proof = None
     if verify and not dry_run:
         repository = session.open()  # as somebody else will find it
         proof = prove.run(session, repository, [repository.resolve(report.snapshot)], Level[verify.upper()])
+    if not dry_run:
+        recording.flush(session, repository)
     console = session.console
     console.result({**structs.asdict(report), "verify": proof})
     _show(console, report)

@@ -52,6 +52,7 @@ def command(
     The tree is written beside DIR, made durable, read back and compared with the snapshot, and takes its place only
     then. DIR must be new or empty, unless --delete is given. What is damaged is left out and listed: exit code 3.
     """
+    from drkit.cli import recording
     from drkit.restore import restore_tree
 
     session: Session = ctx.obj
@@ -67,6 +68,7 @@ def command(
             dry_run=dry_run,
             progress=progress,
         )
+    recording.restore(session, repository, report, part=bool(include))
     return show(session.console, report)
 
 

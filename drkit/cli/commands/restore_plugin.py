@@ -43,6 +43,7 @@ def command(
     In place, the live plugin is replaced as a whole, in one step where the system can, and stays as it is if anything
     of the plugin is lost. With --target, DIR must be new or empty.
     """
+    from drkit.cli import recording
     from drkit.restore import restore_plugin
 
     if bool(target) == in_place:
@@ -63,4 +64,5 @@ def command(
             dry_run=dry_run,
             progress=progress,
         )
+    recording.restore(session, repository, report, plugin=row.raw_path)
     return show(session.console, report)

@@ -52,14 +52,18 @@ def command(
 
     Nothing is changed or repaired. Levels: 'exists', every pack that is needed is there; 'packs', their bytes hash to
     their names; 'content', every frame is decoded, every blob and every file hashed again; 'restore', everything is
-    restored to scratch and read back.
+    restored to scratch and read back. A snapshot that is not the one that the inventory recorded when it was made is
+    a finding too: a repository that somebody rewrote has no fault of its own.
     """
+    from drkit.cli import recording
+
     session: Session = ctx.obj
     if snap and every:
         raise UsageError("give a snapshot or --all, not both")
     repository = session.open()
     refs = repository.snapshots() if every else [repository.resolve(snap or "latest")]
     report = run(session, repository, refs, Level[level.upper()], every_pack=every, subset=subset)
+    recording.flush(session, repository)
     session.console.result(report)
     show(session, report)
     return 0 if report.ok else IntegrityError.code
@@ -74,11 +78,22 @@ def run(
     every_pack: bool = False,
     subset: str = "",
 ) -> VerifyReport:
-    """Verify with progress; returns what `drkit.verify` found."""
+    """Verify with progress, and record it; returns what `drkit.verify` found."""
+    from drkit.cli import recording
     from drkit.verify import verify
 
     with session.progress() as progress:
-        return verify(repository, refs, level=level, every_pack=every_pack, subset=subset or None, progress=progress)
+        report = verify(
+            repository,
+            refs,
+            level=level,
+            every_pack=every_pack,
+            subset=subset or None,
+            witness=recording.witness(session, repository),
+            progress=progress,
+        )
+    recording.verification(session, repository, report, subset=subset)
+    return report
 
 
 def show(session: Session, report: VerifyReport) -> None:

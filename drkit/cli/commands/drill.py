@@ -1,0 +1,292 @@
+"""`drkit drill`: restore for real, against the clock, and compare."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from random import SystemRandom
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drkit.cli.output import Console, count, duration, size
+from drkit.cli.session import Session
+from drkit.errors import DrillFailed, DrkitError, IntegrityError, UsageError
+from drkit.model import show_path
+
+if TYPE_CHECKING:
+    from drkit.drill import Drill, DrillOptions, DrillReport, GameDayReport, Loss
+    from drkit.inventory import Inventory
+    from drkit.inventory.records import DrillRow, SnapshotRecord, VerificationRecord
+    from drkit.model import Finding, PluginRow, Snapshot
+    from drkit.repo import Repository, SnapshotRef
+    from drkit.store.base import Store
+
+EXAMPLES = """
+drkit drill
+drkit drill --plugin report-writer --rto 30s
+drkit drill --sample 5 --junit drill.xml
+drkit drill --full --standalone --rto 10m --rpo 24h
+drkit drill --game-day
+"""
+KEYS = {
+    "snapshot": "id of the snapshot that was drilled",
+    "drills": "{plugin, store, by, first_byte_s, restore_s, verify_s, total_s, rto_s, age_s, rpo_s, files, bytes, "
+    "passed, reason}; `plugin` is a path, null for everything; none of a game day",
+    "losses": "of a game day: {loss, what, survived, how, lost, total_s, rto_s, passed, reason}",
+    "passed": "whether all of them passed; if not, the exit code is 22",
+    "duration_s": "seconds",
+}
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    plugin: Annotated[
+        str, typer.Option("--plugin", metavar="PLUGIN", help="Drill this plugin: its path or name.")
+    ] = "",
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample", metavar="N", min=1, help="Drill N plugins, least recently drilled first [default: 1]."
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Drill everything at once.")] = False,
+    rto: Annotated[
+        str,
+        typer.Option("--rto", metavar="TIME", help="How long a restore may take [default: 5m, of everything 30m]."),
+    ] = "",
+    rpo: Annotated[str, typer.Option("--rpo", metavar="TIME", help="How old the newest snapshot may be.")] = "24h",
+    store: Annotated[str, typer.Option("--store", metavar="URL", help="Drill from this store instead of --repo.")] = "",
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Restore with the repository's recover.py, without drkit.")
+    ] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Drop what the system has cached of the repository before each drill.")
+    ] = False,
+    game_day: Annotated[
+        bool, typer.Option("--game-day", help="Lose things in a copy of the repository, and see what comes back.")
+    ] = False,
+    junit: Annotated[str, typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML too.")] = "",
+) -> int:
+    """Restore for real into a scratch directory, time it, and compare tree hashes.
+
+    Live data is never touched; scratch is below TMPDIR. A drill passes if everything came back as it was backed up,
+    within --rto, from a snapshot that is no older than --rpo. One that does not makes the exit code 22.
+    """
+    from drkit.cli import recording
+    from drkit.drill import DrillOptions
+    from drkit.timespan import parse_span
+
+    if (bool(plugin), sample is not None, full or game_day).count(True) > 1:
+        raise UsageError("give one of --plugin, --sample, and --full or --game-day")
+    options = DrillOptions(
+        by="recover.py" if standalone else "drkit",
+        rto_s=parse_span(rto) if rto else None,
+        rpo_s=parse_span(rpo),
+        cold=cold,
+    )
+    session: Session = ctx.obj
+    session.repo = store or session.repo
+    repository = session.open()
+    ref = repository.resolve("latest")
+    if game_day:
+        losses = _game_day(session, repository, ref, options)
+        _finish(session.console, losses, junit)
+        return 0 if losses.passed else DrillFailed.code
+    inventory = _inventory(session)
+    rows = _rows(repository, ref, inventory, plugin, sample, full=full)
+    report = _drill(session, repository, ref, rows, options, inventory)
+    if inventory is not None:
+        from drkit.cli import recording
+
+        recording.drill(session, repository, report)
+    _finish(session.console, report, junit)
+    return 0 if report.passed else DrillFailed.code
+
+
+def _inventory(session: Session) -> Inventory | None:
+    """Return the inventory; None with a warning if it cannot be had, which keeps nobody from drilling."""
+    try:
+        return session.inventory()
+    except DrkitError as error:
+        session.console.warn(f"nothing is recorded, and the sample is a random one: {error}")
+        return None
+
+
+def _rows(
+    repository: Repository,
+    ref: SnapshotRef,
+    inventory: Inventory | None,
+    plugin: str,
+    sample: int | None,
+    *,
+    full: bool,
+) -> list[PluginRow | None]:
+    from drkit.drill import choose
+
+    snap = repository.load(ref)
+    if plugin:
+        return [repository.plugin(snap, plugin)]
+    if full or (sample is None and not snap.plugins):
+        return [None]
+    order = None
+    if inventory is not None:
+        order = partial(inventory.least_recently_drilled, repository.config.repository_id, repository.store.url)
+    return [*choose(repository, snap, sample or 1, order=order, random=SystemRandom())]
+
+
+def _drill(
+    session: Session,
+    repository: Repository,
+    ref: SnapshotRef,
+    rows: list[PluginRow | None],
+    options: DrillOptions,
+    inventory: Inventory | None,
+) -> DrillReport:
+    from drkit.clock import utc_now
+    from drkit.drill import drill
+
+    def witness(ref: SnapshotRef, snap: Snapshot) -> str | None:
+        seen = inventory.witness(repository.config.repository_id, ref.id) if inventory is not None else None
+        if seen is None or (seen.name, seen.tree_sha256) == (ref.name, snap.tree_sha256):
+            return None
+        return f"the inventory has recorded the tree hash {seen.tree_sha256} for the snapshot {seen.name}"
+
+    with session.progress() as progress:
+        return drill(repository, ref, rows, options=options, now=utc_now, progress=progress, witness=witness)
+
+
+def _game_day(session: Session, repository: Repository, ref: SnapshotRef, options: DrillOptions) -> GameDayReport:
+    from drkit.cli import recording
+    from drkit.drill import game_day
+
+    inventory = _inventory(session)
+    rebuild = None
+    if inventory is not None:
+        recording.flush(session, repository)  # so that the copy has what the inventory has
+        rebuild = partial(_rebuild, inventory)
+    with session.progress() as progress:
+        report = game_day(repository, ref, options=options, progress=progress, random=SystemRandom(), rebuild=rebuild)
+    if inventory is not None:
+        recording.game_day(session, repository, report)
+    return report
+
+
+def _rebuild(inventory: Inventory, store: Store, path: bytes) -> str:
+    """Rebuild an inventory from a store as if ours were gone; IntegrityError if rows of ours do not come back."""
+    from drkit.cli import recording
+    from drkit.clock import utc_now
+    from drkit.inventory import Inventory
+    from drkit.repo import Repository
+
+    repository = Repository.open(store)
+    findings: list[Finding] = []
+    with Inventory.open(path, now=utc_now) as new:
+        recording.rebuild(new, repository, warn=findings.append)
+        back = _rows_of(new, repository)
+    waiting = inventory.outbox_pending("stored")
+    missing = {
+        (owner, row)
+        for owner, row in _rows_of(inventory, repository) - back
+        if not any(one.inventory == owner and one.first <= row <= one.last for one in waiting)
+    }
+    if missing or findings:
+        said = [finding.message for finding in findings[:1]]
+        raise IntegrityError("; ".join([f"{len(missing)} rows of the inventory did not come back", *said]))
+    return f"{count(len(back), 'row')} of snapshots, verifications and drills came back from the store"
+
+
+def _rows_of(inventory: Inventory, repository: Repository) -> set[tuple[str, int]]:
+    """Return the keys of the rows that tell of snapshots, verifications and drills of a repository."""
+    rows: list[SnapshotRecord | VerificationRecord | DrillRow] = [
+        *inventory.snapshots(),
+        *inventory.verifications(),
+        *inventory.drills(),
+    ]
+    return {(row.inventory, row.id) for row in rows if row.repository == repository.config.repository_id}
+
+
+def _finish(console: Console, report: DrillReport | GameDayReport, junit: str) -> None:
+    """Print a report, as text or JSON, and write it as JUnit XML."""
+    from drkit.drill import DrillReport
+
+    drills, losses = (report.drills, ()) if isinstance(report, DrillReport) else ((), report.losses)
+    console.result(
+        {
+            "snapshot": report.snapshot,
+            "drills": [_json(drill) for drill in drills],
+            "losses": losses,
+            "passed": report.passed,
+            "duration_s": report.duration_s,
+        }
+    )
+    for drill in drills:
+        _show_drill(console, drill)
+    for loss in losses:
+        _show_loss(console, loss)
+    what = count(len(drills), "drill") if drills else "game day"
+    console.note(
+        f"{what} of snapshot {report.snapshot[:12]} {'passed' if report.passed else 'FAILED'} "
+        f"in {duration(report.duration_s)}"
+    )
+    if junit:
+        _write_junit(junit, report)
+
+
+def _verdict(done: Drill | Loss) -> str:
+    return "passed" if done.passed else "FAILED"
+
+
+def _name(drill: Drill) -> str:
+    return "everything" if drill.plugin is None else show_path(drill.plugin) or "."
+
+
+def _json(drill: Drill) -> dict[str, Any]:
+    from msgspec.structs import asdict
+
+    return {**asdict(drill), "plugin": None if drill.plugin is None else show_path(drill.plugin)}
+
+
+def _show_drill(console: Console, drill: Drill) -> None:
+    times = f"{duration(drill.total_s)} of {duration(drill.rto_s)}"
+    parts = (
+        f"first byte {duration(drill.first_byte_s)}, restore {duration(drill.restore_s)}, "
+        f"verify {duration(drill.verify_s)}"
+    )
+    amount = f"{count(drill.files, 'file')}, {size(drill.bytes)}"
+    text = f"{_verdict(drill)}  {_name(drill)}: {times} ({parts}), {amount}, by {drill.by}"
+    if drill.passed:
+        console.note(text)
+    else:
+        console.line(text)
+        console.line(f"        {drill.reason}")
+
+
+def _show_loss(console: Console, loss: Loss) -> None:
+    text = f"{_verdict(loss)}  {loss.what}"
+    verdict = "survived" if loss.survived else f"{count(len(loss.lost), 'path')} lost" if loss.lost else "not survived"
+    result = f"        {verdict}, in {duration(loss.total_s)}: {loss.how}"
+    if loss.passed:
+        console.note(text)
+        console.note(result)
+        for path in loss.lost:
+            console.note(f"        lost: {path}")
+    else:
+        console.line(text)
+        console.line(f"        {loss.reason}")
+
+
+def _write_junit(path: str, report: DrillReport | GameDayReport) -> None:
+    from drkit.drill import DrillReport
+    from drkit.drill.junit import Case, encode
+
+    if isinstance(report, DrillReport):
+        cases = [Case(_name(drill), f"drkit.drill.{drill.by}", drill.total_s, drill.reason) for drill in report.drills]
+    else:
+        cases = [Case(loss.what, f"drkit.game-day.{loss.loss}", loss.total_s, loss.reason) for loss in report.losses]
+    try:
+        with open(path, "wb") as file:
+            file.write(encode("drkit drill", cases, datetime.now(UTC)))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint="check --junit") from error

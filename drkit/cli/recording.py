@@ -1,0 +1,251 @@
+"""What commands tell the inventory when their verb has returned, and how its rows leave the machine.
+
+Recording never changes a command's result: what was backed up is backed up. What could not be recorded or sent is
+told, and `drkit inventory rebuild` or the next command catches up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from drkit.cli.session import Session
+from drkit.errors import DrkitError
+from drkit.model import Finding, PackId
+
+if TYPE_CHECKING:
+    from drkit.backup import BackupReport
+    from drkit.backup.live import InUse
+    from drkit.drill import DrillReport, GameDayReport
+    from drkit.inventory import Inventory
+    from drkit.repo import Repository, SnapshotRef
+    from drkit.restore import RestoreReport
+    from drkit.verify import VerifyReport, Witness
+
+PUSH_TIMEOUT_S = 5.0
+"""How long a command waits for an answer of Turso before it leaves the rows to the next one."""
+_SHIPMENTS = 10
+
+
+def backup(session: Session, repository: Repository, report: BackupReport) -> None:
+    """Record a backup that was made, and the packs that the store has since the last one."""
+    with _told(session):
+        found(
+            session.inventory(),
+            repository,
+            report.snapshot,
+            look_for_packs=report.packs > 0,
+            report=report,
+        )
+
+
+def in_use(session: Session) -> tuple[InUse, ...]:
+    """Open the inventory before a backup and return it as a database that must be dumped, not read."""
+    with _told(session):
+        from drkit.backup.live import InUse
+
+        return (InUse(session.inventory_path, session.inventory().copy_to),)
+    return ()
+
+
+def witness(session: Session, repository: Repository) -> Witness:
+    """Return what tells of snapshots what the inventory recorded when they were made."""
+
+    def told(ref: SnapshotRef) -> tuple[str, str] | None:
+        with _told(session):
+            recorded = session.inventory().witness(repository.config.repository_id, ref.name)
+            return (recorded.snapshot, recorded.tree_sha256) if recorded else None
+        return None
+
+    return told
+
+
+def found(
+    inventory: Inventory,
+    repository: Repository,
+    snapshot_id: str,
+    *,
+    look_for_packs: bool = False,
+    report: BackupReport | None = None,
+) -> None:
+    """Record a snapshot: as it was made, with its report, or as it was found in the repository, without."""
+    ref = repository.resolve(snapshot_id)
+    snap = repository.load(ref)
+    store_url, repo_id = repository.store.url, repository.config.repository_id
+    packs: list[tuple[PackId, int]] = []
+    if look_for_packs:
+        from drkit.repo.index import stored_packs
+
+        known = inventory.known_packs(repo_id, store_url)
+        stored = stored_packs(repository.store, without=frozenset())
+        packs = [(pack, size) for pack, size in stored.items() if pack.hex() not in known]
+    inventory.record_backup(
+        repo_id=repo_id,
+        store_url=store_url,
+        snapshot_id=ref.id,
+        name=ref.name,
+        snapshot=snap,
+        plugins=repository.plugins(snap),
+        packs=packs,
+        bytes_added=report.bytes_added if report else None,
+        packs_added=report.packs if report else None,
+        files_unchanged=report.files_unchanged if report else None,
+        duration_s=report.duration_s if report else None,
+        warnings=len(report.warnings) if report else None,
+    )
+
+
+def verification(session: Session, repository: Repository, report: VerifyReport, *, subset: str = "") -> None:
+    """Record a verification of every snapshot that it was about; one of a subset counts for none."""
+    with _told(session):
+        snapshots = () if subset else report.snapshots
+        session.inventory().record_verification(
+            repo_id=repository.config.repository_id,
+            store_url=repository.store.url,
+            snapshot_id=snapshots[0] if snapshots else None,
+            plugin=None,
+            level=f"{report.level} {subset}".strip(),
+            ok=report.ok,
+            findings=len(report.findings),
+            packs_read=report.packs_read,
+            bytes_read=report.bytes_read,
+            duration_s=report.duration_s,
+            others=snapshots[1:],
+        )
+
+
+def restore(
+    session: Session, repository: Repository, report: RestoreReport, *, plugin: bytes | None = None, part: bool = False
+) -> None:
+    """Record a restore. One that lost nothing is a proof, unless it was of a part (`--include`)."""
+    if not report.method:
+        return  # a dry run
+    with _told(session):
+        session.inventory().record_restore(
+            repo_id=repository.config.repository_id,
+            store_url=repository.store.url,
+            snapshot_id=report.snapshot,
+            plugin=plugin,
+            whole=not (report.lost or part),
+            lost=len(report.lost),
+            files=report.files,
+            bytes_restored=report.bytes,
+            duration_s=report.duration_s,
+        )
+    flush(session, repository)
+
+
+def drill(session: Session, repository: Repository, report: DrillReport) -> None:
+    """Record each drill, passed or not."""
+    with _told(session):
+        from drkit.inventory import DrillRecord
+
+        for done in report.drills:
+            session.inventory().record_drill(
+                DrillRecord(
+                    repository=repository.config.repository_id,
+                    store=done.store,
+                    snapshot=report.snapshot,
+                    plugin=done.plugin,
+                    by=done.by,
+                    first_byte_s=done.first_byte_s,
+                    restore_s=done.restore_s,
+                    verify_s=done.verify_s,
+                    total_s=done.total_s,
+                    rto_s=done.rto_s,
+                    rpo_s=done.rpo_s,
+                    bytes=done.bytes,
+                    files=done.files,
+                    passed=done.passed,
+                    reason=done.reason,
+                )
+            )
+    flush(session, repository)
+
+
+def game_day(session: Session, repository: Repository, report: GameDayReport) -> None:
+    """Record in the audit what a game day lost, and what of it was survived; it proves nothing of the store itself."""
+    with _told(session):
+        session.inventory().record(
+            "game-day",
+            {
+                "snapshot": report.snapshot,
+                "passed": report.passed,
+                "survived": [loss.loss for loss in report.losses if loss.survived],
+                "not_survived": [loss.loss for loss in report.losses if not loss.survived],
+                "store": repository.store.url,
+            },
+            {},
+            repo_id=repository.config.repository_id,
+        )
+    flush(session, repository)
+
+
+def flush(session: Session, repository: Repository) -> None:
+    """Send what was recorded to both ends. What does not arrive is told once, and goes with the next command."""
+    with _told(session):
+        inventory = session.inventory()
+        with _told(session):
+            from drkit.inventory.objects import store_rows
+
+            store_rows(inventory, repository.store, repository.config.repository_id)
+        url, token = session.turso
+        if url:
+            from drkit.inventory.sync import push
+            from drkit.inventory.turso import Turso
+
+            turso = Turso(url, token, timeout=PUSH_TIMEOUT_S)
+            try:
+                push(inventory, turso, at_most=_SHIPMENTS)
+            finally:
+                turso.close()
+
+
+def rebuild(inventory: Inventory, repository: Repository, *, warn: Callable[[Finding], None]) -> tuple[int, int]:
+    """Bring back into an inventory all that a repository knows; return (rows of objects, snapshots found).
+
+    Rows that were recorded come from the repository's `inventory/`; what nobody recorded, or was lost on the way,
+    comes from the snapshots themselves.
+    """
+    from drkit.inventory.objects import read_objects
+
+    repo_id = repository.config.repository_id
+    objects = read_objects(inventory, repository.store, repo_id)
+    for finding in objects.findings:
+        warn(finding)
+    refs = {str(ref.id): ref for ref in repository.snapshots()}
+    for record in inventory.without_plugins(repo_id):
+        if record.snapshot in refs:
+            with _damage_told(record.name, warn):
+                inventory.add_plugins(record, repository.plugins(repository.load(refs[record.snapshot])))
+    count = 0
+    for ref in refs.values():
+        if not inventory.has_snapshot(repo_id, ref.id):
+            with _damage_told(ref.name, warn):
+                found(inventory, repository, ref.id, look_for_packs=True)
+                count += 1
+    return objects.rows, count
+
+
+@contextmanager
+def _damage_told(name: str, warn: Callable[[Finding], None]) -> Iterator[None]:
+    """Turn damage of a snapshot into a finding, so that it does not keep others from being recorded."""
+    from drkit.errors import IntegrityError
+
+    try:
+        yield
+    except IntegrityError as error:
+        warn(Finding("snapshot-damaged", name, str(error), error.hint))
+
+
+@contextmanager
+def _told(session: Session) -> Iterator[None]:
+    """Turn an error into a warning, one for each text."""
+    try:
+        yield
+    except DrkitError as error:
+        finding = Finding("inventory", "inventory", str(error), error.hint)
+        if finding not in session.told:
+            session.told.add(finding)
+            session.console.finding(finding)

@@ -1,0 +1,74 @@
+"""The doctor verb: every check in turn. Nothing is changed but one small object that is written and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+
+from drkit.doctor.leftovers import check_leftovers
+from drkit.doctor.permissions import check_permissions
+from drkit.doctor.proofs import check_inventory, check_proofs
+from drkit.doctor.report import Diagnosis, DoctorReport, Surroundings, Targets, report
+from drkit.doctor.repository import Newest, check_repository, newest_snapshots
+from drkit.doctor.store import check_store
+from drkit.errors import DrkitError
+from drkit.format.limits import FORMAT_MINOR
+from drkit.inventory import Inventory
+from drkit.repo import Repository
+from drkit.store.base import Store
+
+
+def examine(
+    store: Store,
+    open_inventory: Callable[[], Inventory],
+    *,
+    around: Surroundings,
+    now: Callable[[], datetime],
+    targets: Targets | None = None,
+    turso: tuple[str, str] = ("", ""),
+) -> DoctorReport:
+    """Examine a repository, its inventory and what surrounds them. What is wrong becomes findings, never an error.
+
+    `open_inventory` may fail; `turso` is a URL and a token, both empty where there is none.
+    """
+    targets = targets or Targets()
+    checks: list[str] = []
+    findings: list[Diagnosis] = []
+
+    def run(name: str, found: Iterable[Diagnosis]) -> None:
+        checks.append(name)
+        try:
+            findings.extend(found)
+        except DrkitError as error:
+            findings.append(Diagnosis(f"{name}-unreadable", store.url, str(error), error.hint, error.code))
+
+    repo: Repository | None = None
+    newest: list[Newest] = []
+
+    def repository() -> Iterator[Diagnosis]:
+        nonlocal repo, newest
+        repo = Repository.open(store)
+        newest, damaged = newest_snapshots(repo)
+        yield from damaged
+        yield from check_repository(repo, newest, now=now(), host=around.host, targets=targets)
+
+    def inventory() -> Iterator[Diagnosis]:
+        recorded = open_inventory()
+        yield from check_inventory(recorded, turso)
+        if repo is not None:
+            yield from check_proofs(recorded, repo, newest, now=now(), targets=targets)
+
+    run("repository", repository())
+    if repo is not None:
+        if repo.config.format.minor <= FORMAT_MINOR:  # else this version must not write to it
+            run("store", check_store(store, now=now))
+        sources = [one.snapshot.raw_source for one in newest if one.snapshot.host == around.host]
+        run("leftovers", check_leftovers(repo, sources, host=around.host, now=now()))
+    run("inventory", inventory())
+    run("permissions", check_permissions(around))
+    return report(checks, findings)
+
+
+def examine_store(store: Store, *, now: Callable[[], datetime]) -> DoctorReport:
+    """Examine nothing but a store, whether or not a repository is in it."""
+    return report(["store"], check_store(store, now=now))

@@ -1,0 +1,91 @@
+"""Checks of a store that need no repository in it: that what is written can be read back, and is never replaced."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from drkit.doctor.report import DAMAGE, WARNING, Diagnosis
+from drkit.errors import ObjectExists, ObjectNotFound, StoreError
+from drkit.store.base import Store
+
+SLACK = timedelta(minutes=1)
+_SIZE = 4096
+
+
+def check_store(store: Store, *, now: Callable[[], datetime]) -> Iterator[Diagnosis]:
+    """Write an object of random bytes under `locks/`, read it in every way, and delete it again."""
+    name = f"locks/doctor-{secrets.token_hex(8)}"
+    data = secrets.token_bytes(_SIZE)
+    before = now()
+    try:
+        store.put(name, data)
+    except StoreError as error:
+        yield Diagnosis("store-not-writable", store.url, str(error), error.hint, error.code)
+        return
+    try:
+        yield from _read_back(store, name, data)
+        yield from _clock(store, name, before, now())
+        yield from _refusal(store, name, data)
+        store.delete(name)
+        with suppress(ObjectNotFound):
+            store.stat(name)
+            yield _broken(store, "still shows an object that was deleted")
+    except StoreError as error:
+        yield Diagnosis("store-broken", store.url, str(error), error.hint, error.code)
+    finally:
+        with suppress(StoreError):
+            store.delete(name)
+
+
+def _read_back(store: Store, name: str, data: bytes) -> Iterator[Diagnosis]:
+    if store.get(name) != data:
+        yield _broken(store, "gives back other bytes than were written")
+    if store.get_range(name, 100, 1000) != data[100:1100]:
+        yield _broken(store, "gives other bytes of a range than were written there")
+    if store.stat(name).size != len(data):
+        yield _broken(store, "tells a wrong size")
+    if name not in {info.name for info in store.list("locks/")}:
+        yield _broken(store, "does not list an object that was just written")
+
+
+def _refusal(store: Store, name: str, data: bytes) -> Iterator[Diagnosis]:
+    """A put over an object that is there must be refused: two machines may write at once."""
+    try:
+        store.put(name, bytes(_SIZE))
+    except ObjectExists:
+        if store.get(name) != data:
+            yield _broken(store, "replaced an object although it said that it did not")
+        return
+    yield Diagnosis(
+        "store-overwrites",
+        store.url,
+        "the store replaces objects that are there already",
+        "let only one machine at a time write to it",
+        WARNING,
+    )
+
+
+def _clock(store: Store, name: str, before: datetime, after: datetime) -> Iterator[Diagnosis]:
+    stamp = datetime.fromtimestamp(store.stat(name).modified, UTC)
+    if not before - SLACK <= stamp <= after + SLACK:
+        off = stamp - after if stamp > after else before - stamp
+        side = "behind" if stamp > after else "ahead of"
+        yield Diagnosis(
+            "clock-differs",
+            store.url,
+            f"this machine's clock is {int(off.total_seconds())} s {side} the store's",
+            "set the clock, for instance with 'timedatectl set-ntp true'",
+        )
+
+
+def _broken(store: Store, what: str) -> Diagnosis:
+    return Diagnosis(
+        "store-broken",
+        store.url,
+        f"the store {what}",
+        "do not trust this store: back up to another one with 'drkit init --repo URL' and 'drkit backup --repo URL'",
+        DAMAGE,
+    )

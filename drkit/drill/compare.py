@@ -1,0 +1,67 @@
+"""Comparing what came back with the manifest of the intact repository, by a reading of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+
+from drkit.errors import IntegrityError
+from drkit.format.limits import MIB
+from drkit.model import Entry, show_path
+from drkit.repo.repository import Segment
+
+_FORMS = {
+    "f": stat.S_IFREG,
+    "d": stat.S_IFDIR,
+    "l": stat.S_IFLNK,
+    "p": stat.S_IFIFO,
+    "c": stat.S_IFCHR,
+    "b": stat.S_IFBLK,
+}
+
+
+def differences(segments: Iterable[Segment], root: bytes) -> tuple[list[str], list[str]]:
+    """Return the paths below `root` that are not what the manifest says, and those that are not there.
+
+    Compared are type, mode, content and link target. The tree is scratch: what its owner may not read gets another
+    mode on the way. IntegrityError if the manifest itself cannot be read.
+    """
+    wrong: list[str] = []
+    missing: list[str] = []
+    for segment in segments:
+        if segment.lost:
+            raise IntegrityError(f"there is nothing to compare with: {segment.lost}")
+        for entry, path in zip(segment.entries, segment.paths, strict=True):
+            try:
+                if not _equal(entry, os.path.join(root, path)):
+                    wrong.append(show_path(path))
+            except FileNotFoundError:
+                missing.append(show_path(path))
+    return wrong, missing
+
+
+def _equal(entry: Entry, path: bytes) -> bool:
+    found = os.lstat(path)
+    if stat.S_IFMT(found.st_mode) != _FORMS[entry.type]:
+        return False
+    if entry.type == "l":
+        return os.readlink(path) == entry.raw_target
+    if stat.S_IMODE(found.st_mode) != entry.mode:
+        return False
+    if entry.type == "d" and entry.mode & 0o500 != 0o500:
+        os.chmod(path, 0o700)
+    if entry.type != "f":
+        return True
+    if not entry.mode & 0o400:
+        os.chmod(path, 0o600)
+    return found.st_size == entry.size and _sha256(path) == entry.sha256
+
+
+def _sha256(path: bytes) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(MIB):
+            digest.update(data)
+    return digest.hexdigest()

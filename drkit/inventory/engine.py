@@ -1,0 +1,171 @@
+"""One connection to an embedded libSQL file: the only place that knows the vendor's module, its errors and its traps.
+
+The traps, and what is done about them here:
+
+* its errors are bare ValueErrors that differ in their text: `translate`;
+* integers above 2³¹−1 are bound as floats: they are bound as text, which an INTEGER column turns back;
+* text ends at a NUL, and lone surrogates are refused: `clean`;
+* waiting for a lock holds the interpreter: the engine's own wait is short, the rest is slept between attempts;
+* use after close, or in a fork's child, panics past `except Exception`: `Engine` refuses it before.
+
+A process that has the file open must not open it in any other way: closing the other descriptor would drop the
+engine's locks, and rows that other processes commit would be lost without an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from drkit.errors import DrkitError, IntegrityError, LockedError, NoSpace, StoreError, UsageError
+
+Value = int | float | str | bytes | None
+
+PATIENCE_S = 30.0
+"""How long a transaction waits for other processes before it gives up."""
+_BUSY_MS = 50
+_PAUSE_S = 0.02
+_INT_MAX = 2**31 - 1
+_VARIABLES = 32_000
+"""Just below what the engine takes in one statement."""
+
+
+class Engine:
+    """A connection for one thread of one process. Errors are DrkitErrors that name the file."""
+
+    def __init__(self, path: bytes, *, sleep: Callable[[float], None]) -> None:
+        self.path = path
+        self._sleep = sleep
+        self._pid = os.getpid()
+        self._name = os.fsdecode(path)
+        try:
+            self._name.encode()
+        except UnicodeEncodeError:
+            raise UsageError("the inventory's path is not UTF-8", hint="give another with --inventory") from None
+        self._connection = _connect(self._name)
+        try:
+            for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL"):
+                self._patiently(partial(self.execute, f"PRAGMA {pragma}"))
+        except BaseException:
+            self.close()
+            raise
+
+    def execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows."""
+        return self.query(sql, values)[1]
+
+    def query(self, sql: str, values: Sequence[Value] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run one statement and return the names of its columns, and its rows."""
+        connection = self._usable()
+        try:
+            cursor = connection.execute(sql, tuple(map(bound, values)))
+            columns = [column[0] for column in cursor.description or ()]
+            return columns, cursor.fetchall() if columns else []
+        except ValueError as error:
+            raise translate(str(error), self._name) from error
+
+    def insert(self, sql: str, width: int, rows: Sequence[Sequence[Value]], tail: str = "") -> None:
+        """Run `sql` with VALUES of many rows of `width` values at a time, then `tail`."""
+        step = _VARIABLES // width
+        for begin in range(0, len(rows), step):
+            part = rows[begin : begin + step]
+            marks = ",".join([f"({','.join('?' * width)})"] * len(part))
+            self.execute(f"{sql} VALUES {marks} {tail}", [value for row in part for value in row])
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold the write lock for the block: all of it is durable at its end, or none of it happened.
+
+        LockedError if other processes hold the lock for longer than `PATIENCE_S`.
+        """
+        self._patiently(lambda: self.execute("BEGIN IMMEDIATE"))
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self._connection is not None and self._connection.in_transaction:
+                self.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Refuse every statement of the block that would write."""
+        self.execute("PRAGMA query_only=1")
+        try:
+            yield
+        finally:
+            self.execute("PRAGMA query_only=0")
+
+    def close(self) -> None:
+        """Close the connection. May be called twice."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._pid == os.getpid():
+            connection.close()
+
+    def _usable(self) -> Any:
+        if self._connection is None:
+            raise DrkitError(f"the inventory {self._name} was closed before it was used")
+        if self._pid != os.getpid():
+            raise DrkitError(f"the inventory {self._name} was opened by the process that this one was forked from")
+        return self._connection
+
+    def _patiently(self, act: Callable[[], object]) -> None:
+        began = monotonic()
+        while True:
+            try:
+                act()
+                return
+            except LockedError:
+                if monotonic() - began > PATIENCE_S:
+                    raise
+                self._sleep(_PAUSE_S)
+
+
+def bound(value: Value) -> Value:
+    """Return a value as the engine binds it without loss."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int) and abs(value) > _INT_MAX:
+        return str(value)
+    return clean(value) if isinstance(value, str) else value
+
+
+def clean(text: str) -> str:
+    """Return text that the engine stores whole: NULs and lone surrogates come out escaped."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def translate(text: str, name: str) -> DrkitError:
+    """Return the error that the engine's text means."""
+    lower = text.lower()
+    if "locked" in lower or "busy" in lower:
+        return LockedError(f"another process holds the inventory {name}")
+    if "malformed" in lower or "not a database" in lower or "disk i/o" in lower:
+        hint = "move it away and run 'drkit inventory rebuild', or 'drkit inventory pull'"
+        return IntegrityError(f"the inventory {name} is damaged: {text}", hint=hint)
+    if "full" in lower:
+        return NoSpace(f"the inventory {name} could not be written: {text}")
+    if "readonly" in lower or "unable to open" in lower:
+        hint = "check its directory and permissions, or name another with --inventory"
+        return StoreError(f"the inventory {name} cannot be opened or written: {text}", hint=hint)
+    return StoreError(f"the inventory {name}: {text}", hint="run 'drkit doctor'")
+
+
+def _connect(name: str) -> Any:
+    try:
+        import libsql_experimental as libsql
+    except ModuleNotFoundError:
+        try:
+            import libsql  # its successor, the same by another name, from Python 3.14 on
+        except ModuleNotFoundError:
+            raise DrkitError(
+                "the inventory needs libsql, which is not installed", hint="install drkit with its dependencies"
+            ) from None
+    try:
+        return libsql.connect(name, isolation_level=None)
+    except ValueError as error:
+        raise translate(str(error), name) from error

@@ -1,0 +1,461 @@
+"""SQLite databases in a source: live ones come back whole, at rest they are files like any other."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from drkit.backup import BackupOptions, BackupReport, backup, live
+from drkit.backup.live import InUse
+from drkit.clock import utc_now
+from drkit.errors import StoreError
+from drkit.model import Entry
+from drkit.progress import NullProgress
+from drkit.repo import Repository
+from drkit.restore import restore_tree
+from drkit.store.memory import MemoryStore
+from tests.support.trees import snapshot_tree
+
+ROWS = 20
+_WRITER = f"""
+import select, sqlite3, sys, time
+
+path, mode, job = sys.argv[1:]
+db = sqlite3.connect(path, isolation_level=None, timeout=60)
+db.execute(f"PRAGMA journal_mode={{mode}}")
+db.execute("PRAGMA cache_size=5")
+db.execute("CREATE TABLE IF NOT EXISTS pairs (number INTEGER, padding TEXT)")
+db.execute("CREATE INDEX IF NOT EXISTS by_number ON pairs (number)")
+
+
+def transaction(number, commit=True, spill=True):
+    db.execute(f"PRAGMA cache_spill={{5 if spill else 0}}")  # whether pages are written before the end
+    db.execute("BEGIN IMMEDIATE")
+    for _ in range({ROWS}):
+        db.execute("INSERT INTO pairs VALUES (?, ?)", (number, "x" * 500))
+    db.execute("DELETE FROM pairs WHERE number < ?", (number - 20,))
+    if commit:
+        db.execute("COMMIT")
+
+
+for number in range(50):
+    transaction(number)
+if job == "begun":
+    transaction(50, commit=False, spill=False)
+if job == "half":
+    transaction(50, commit=False)
+if job == "exclusive":
+    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    transaction(50)
+print("ready", flush=True)
+end = time.monotonic() + 60
+number = 50
+while time.monotonic() < end and not select.select([sys.stdin], [], [], 0 if job == "write" else 60)[0]:
+    number += 1
+    transaction(number)
+"""
+
+
+@contextmanager
+def writer(path: Path, mode: str, job: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that fills a database, then does a job until the block ends or it is killed.
+
+    Jobs: `write` on and on, `hold` the connection, leave a transaction `begun` or `half` written, keep it `exclusive`.
+    """
+    command = [sys.executable, "-c", _WRITER, str(path), mode, job]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        try:
+            assert select.select([process.stdout], [], [], 60)[0], "the writer is not ready"
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+class Place:
+    """A source, a repository in memory and a stat cache."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.source = path / "source"
+        self.source.mkdir()
+        (self.source / "README.md").write_bytes(b"hello\n")
+        self.scratch = path / "scratch"
+        self.scratch.mkdir()
+        self.repo = Repository.create(MemoryStore(), now=utc_now())
+        self.restored = 0
+
+    def back_up(self, **more: Any) -> BackupReport:
+        with mock.patch("tempfile.tempdir", str(self.scratch)):
+            report = backup(
+                self.repo,
+                os.fsencode(self.source),
+                **{"options": BackupOptions(), **more},
+                progress=NullProgress(),
+                now=utc_now,
+                cache_dir=os.fsencode(self.path / "cache"),
+            )
+        assert not os.listdir(self.scratch)
+        return report
+
+    def entries(self) -> dict[bytes, Entry]:
+        segments = self.repo.segments(self.repo.load(self.repo.resolve("latest")))
+        return {entry.raw_path: entry for segment in segments for entry in segment.entries}
+
+    def live(self) -> set[bytes]:
+        return {path for path, entry in self.entries().items() if entry.live}
+
+    def restore(self) -> Path:
+        self.restored += 1
+        target = self.path / f"restored-{self.restored}"
+        report = restore_tree(self.repo, self.repo.resolve("latest"), os.fsencode(target), progress=NullProgress())
+        assert not report.lost
+        return target
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def numbers(path: Path) -> list[int]:
+    """Return what a database holds, and see that it is whole and shows no half transaction."""
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        found = db.execute("SELECT number, count(*) FROM pairs GROUP BY number ORDER BY number").fetchall()
+    assert {count for _, count in found} == {ROWS}
+    return [number for number, _ in found]
+
+
+class TestLive:
+    @pytest.mark.parametrize("mode", ["wal", "delete", "persist", "truncate"])
+    def test_a_backup_under_writes_shows_no_half_transaction(self, place: Place, mode: str) -> None:
+        with writer(place.source / "a.db", mode, "write") as process:
+            lasts = []
+            for _ in range(6):
+                report = place.back_up()
+                assert not report.warnings
+                names = set(place.entries())
+                if b"a.db" in place.live():
+                    assert names == {b"README.md", b"a.db"}
+                lasts.append(numbers(place.restore() / "a.db")[-1])
+            assert lasts == sorted(lasts)
+            assert lasts[-1] > lasts[0]
+            process.communicate(b"stop", timeout=60)
+        assert numbers(place.source / "a.db")[-1] >= lasts[-1]
+        assert set(os.listdir(place.source)) - {"a.db-journal"} == {"README.md", "a.db"}
+
+    def test_a_large_one_under_writes(self, place: Place) -> None:
+        with closing(sqlite3.connect(place.source / "a.db")) as db:
+            db.execute("CREATE TABLE filler AS SELECT randomblob(3000000)")
+        with writer(place.source / "a.db", "delete", "write"):
+            for _ in range(3):
+                assert not place.back_up().warnings
+                assert len(place.entries()[b"a.db"].blobs) > 1
+                assert numbers(place.restore() / "a.db")
+
+    def test_the_last_to_leave_clears_the_log_away(self, place: Place) -> None:
+        """Where the owner leaves while its database is read."""
+        with writer(place.source / "a.db", "wal", "hold") as process:
+            busy = live._is_open
+
+            def then_leave(full: bytes) -> bool:
+                answer = busy(full)
+                process.communicate(b"stop", timeout=60)
+                return answer
+
+            with mock.patch.object(live, "_is_open", then_leave):
+                assert not place.back_up().warnings
+        assert sorted(os.listdir(place.source)) == ["README.md", "a.db"]
+        assert numbers(place.restore() / "a.db")[-1] >= 49
+
+    def test_the_owner_leaves_while_it_is_read(self, place: Place) -> None:
+        connect = sqlite3.connect
+        with writer(place.source / "a.db", "wal", "hold") as process:
+
+            class Leaving(sqlite3.Connection):
+                def backup(self, *arguments: Any, **more: Any) -> None:
+                    process.communicate(b"stop", timeout=60)
+                    super().backup(*arguments, **more)
+
+            with mock.patch("sqlite3.connect", lambda *args, **more: connect(*args, **more, factory=Leaving)):
+                assert not place.back_up().warnings
+        assert process.returncode == 0
+        assert sorted(os.listdir(place.source)) == ["README.md", "a.db"]
+        assert numbers(place.restore() / "a.db")[-1] == 49
+
+    def test_what_only_the_log_holds_is_stored_and_the_log_is_not(self, place: Place) -> None:
+        with writer(place.source / "a.db", "wal", "hold"):
+            before = snapshot_tree(place.source)
+            place.back_up()
+            assert snapshot_tree(place.source).keys() == before.keys()
+            assert place.entries().keys() == {b"README.md", b"a.db"}
+            assert place.live() == {b"a.db"}
+            target = place.restore()
+            assert sorted(os.listdir(target)) == ["README.md", "a.db"]
+            assert numbers(target / "a.db")[-1] == 49
+
+    def test_the_file_keeps_its_mode_owner_and_time(self, place: Place) -> None:
+        with writer(place.source / "a.db", "wal", "hold"):
+            os.chmod(place.source / "a.db", 0o640)
+            os.utime(place.source / "a.db", ns=(0, 1_500_000_000_123_456_789))
+            place.back_up()
+        status = os.stat(place.restore() / "a.db")
+        assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o640, 1_500_000_000_123_456_789)
+
+    @pytest.mark.parametrize("mode", ["delete", "persist"])
+    def test_an_open_transaction_is_left_out(self, place: Place, mode: str) -> None:
+        with writer(place.source / "a.db", mode, "begun"):
+            assert (place.source / "a.db-journal").stat().st_size > 0
+            assert not place.back_up().warnings
+            assert place.live() == {b"a.db"}
+        assert numbers(place.restore() / "a.db")[-1] == 49
+
+    @pytest.mark.parametrize(("mode", "beside"), [("wal", "-wal"), ("delete", "-journal")])
+    def test_what_a_killed_writer_left_is_read_without_touching_it(self, place: Place, mode: str, beside: str) -> None:
+        with writer(place.source / "a.db", mode, "half") as process:
+            process.kill()
+        (place.source / "a.db-shm").unlink(missing_ok=True)
+        assert (place.source / f"a.db{beside}").stat().st_size > 0
+        before = snapshot_tree(place.source)
+        assert not place.back_up().warnings
+        assert snapshot_tree(place.source) == before
+        assert place.live() == {b"a.db"}
+        target = place.restore()
+        assert sorted(os.listdir(target)) == ["README.md", "a.db"]
+        assert numbers(target / "a.db")[-1] == 49
+
+    def test_the_same_content_is_stored_once(self, place: Place) -> None:
+        with writer(place.source / "a.db", "wal", "hold"):
+            first = place.back_up()
+            again = place.back_up()
+        assert again.tree_sha256 == first.tree_sha256
+        assert again.bytes_added < 4096
+        assert again.files_unchanged == 2
+
+    def test_a_large_one(self, place: Place) -> None:
+        with closing(sqlite3.connect(place.source / "a.db", isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE pairs (number INTEGER, padding BLOB)")
+            db.executemany(
+                "INSERT INTO pairs VALUES (?, randomblob(200000))", [(n,) for n in range(3) for _ in range(ROWS)]
+            )
+            place.back_up()
+            assert place.live() == {b"a.db"}
+            assert len(place.entries()[b"a.db"].blobs) > 1
+            assert numbers(place.restore() / "a.db") == [0, 1, 2]
+
+    def test_names_that_are_no_text_or_mean_something_in_a_url(self, place: Place) -> None:
+        source = os.fsencode(place.source)
+        names = [b"a\xff.db", b"a?mode=memory", b"a#b%20c", b"a b"]
+        with writer(place.source / "a.db", "wal", "half") as process:
+            process.kill()
+        for name in names:
+            for suffix in (b"", b"-wal"):
+                shutil.copy(source + b"/a.db" + suffix, source + b"/" + name + suffix)
+        assert not place.back_up().warnings
+        assert place.live() == {b"a.db", *names}
+        target = place.restore()
+        for name in names:
+            assert numbers(target / os.fsdecode(name))[-1] == 49
+
+    @pytest.mark.parametrize("mode", ["wal", "delete"])
+    def test_one_that_lets_nobody_in_but_holds_still(self, place: Place, mode: str) -> None:
+        job = "exclusive" if mode == "wal" else "half"
+        with writer(place.source / "a.db", mode, job), mock.patch.object(live, "_WAITS", 3):
+            before = snapshot_tree(place.source)
+            assert not place.back_up().warnings
+            assert snapshot_tree(place.source) == before
+        assert place.live() == {b"a.db"}
+        assert numbers(place.restore() / "a.db")[-1] == (50 if mode == "wal" else 49)
+
+    def test_one_that_never_lets_anybody_in_is_stored_as_bytes_with_a_warning(self, place: Place) -> None:
+        with (
+            writer(place.source / "a.db", "wal", "exclusive"),
+            mock.patch.object(live, "_WAITS", 3),
+            mock.patch.object(live, "_equal", return_value=False),  # as if it wrote all the time
+        ):
+            report = place.back_up()
+        assert len(report.warnings) == 1
+        assert "locked" in report.warnings[0]
+        assert not place.live()
+        assert {b"a.db", b"a.db-wal"} <= place.entries().keys()
+        assert numbers(place.restore() / "a.db")[-1] == 50
+
+
+class TestAtRest:
+    @pytest.fixture
+    def at_rest(self, place: Place) -> Place:
+        for name, mode in (("wal.db", "WAL"), ("old.db", "DELETE")):
+            with closing(sqlite3.connect(place.source / name, isolation_level=None)) as db:
+                db.execute(f"PRAGMA journal_mode={mode}")
+                db.execute("CREATE TABLE pairs (number INTEGER, padding TEXT)")
+                db.executemany("INSERT INTO pairs VALUES (?, 'x')", [(1,)] * ROWS)
+        assert sorted(os.listdir(place.source)) == ["README.md", "old.db", "wal.db"]
+        return place
+
+    def test_it_is_copied_byte_for_byte_and_never_opened(self, at_rest: Place) -> None:
+        before = snapshot_tree(at_rest.source)
+        with mock.patch("sqlite3.connect", side_effect=AssertionError("opened")):
+            assert not at_rest.back_up().warnings
+        assert snapshot_tree(at_rest.source) == before
+        assert snapshot_tree(at_rest.restore()) == before
+        assert not at_rest.live()
+
+    def test_empty_files_beside_it_change_nothing(self, at_rest: Place) -> None:
+        for suffix in ("wal.db-wal", "old.db-journal"):
+            (at_rest.source / suffix).touch()
+        before = snapshot_tree(at_rest.source)
+        at_rest.back_up()
+        at_rest.back_up()
+        assert snapshot_tree(at_rest.restore()) == before
+        assert not at_rest.live()
+
+    def test_other_files_with_such_names_are_stored_as_they_are(self, place: Place) -> None:
+        for name in ("notes", "notes-wal", "notes-journal", "notes-shm", "empty-wal", "empty", "lone-journal"):
+            (place.source / name).write_bytes(b"" if name == "empty" else name.encode())
+        (place.source / "dir").mkdir()
+        (place.source / "dir-wal").write_bytes(b"not of a directory")
+        os.symlink("notes", place.source / "link")
+        (place.source / "link-wal").write_bytes(b"not of a link")
+        before = snapshot_tree(place.source)
+        for _ in range(2):
+            assert not place.back_up().warnings
+            assert snapshot_tree(place.restore()) == before
+        assert not place.live()
+
+    def test_a_log_makes_it_live_though_its_own_stat_is_as_it_was(self, at_rest: Place) -> None:
+        path = at_rest.source / "wal.db"
+        old = 1_500_000_000_000_000_000
+        os.utime(path, ns=(old, old))
+        with mock.patch("drkit.backup.backup._SLACK_NS", -(10**18)):  # as if hours had passed
+            at_rest.back_up()
+            assert at_rest.back_up().files_unchanged == 3
+            before = os.stat(path)
+            with closing(sqlite3.connect(path, isolation_level=None)) as db:
+                db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)] * ROWS)
+                after = os.stat(path)
+                assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+                report = at_rest.back_up()
+        assert report.files_unchanged == 2
+        assert at_rest.live() == {b"wal.db"}
+        assert numbers(at_rest.restore() / "wal.db") == [1, 2]
+        at_rest.back_up()
+        assert not at_rest.live()
+
+    def test_a_log_that_begins_after_its_database_was_read_is_left_out(self, at_rest: Place) -> None:
+        path = at_rest.source / "wal.db"
+        (at_rest.source / "wal.db-wal").touch()
+        rests = live.Databases.rests
+        opened: list[sqlite3.Connection] = []
+
+        def then_write(self: live.Databases, read: bytes, header: bytes) -> bool:
+            answer = rests(self, read, header)
+            if read == b"wal.db":
+                db = sqlite3.connect(path, isolation_level=None)
+                db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)] * ROWS)
+                opened.append(db)
+            return answer
+
+        with mock.patch.object(live.Databases, "rests", then_write):
+            assert not at_rest.back_up().warnings
+        assert len(opened) == 1
+        opened[0].close()
+        assert b"wal.db-wal" not in at_rest.entries()
+        assert numbers(at_rest.restore() / "wal.db") == [1]
+
+    def test_a_transaction_between_two_readings_of_one_tick_is_noticed(self, at_rest: Place) -> None:
+        path = at_rest.source / "old.db"
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            read = live.Databases.rests
+            seen: list[bytes] = []
+
+            def write_first(self: live.Databases, name: bytes, header: bytes) -> bool:
+                if name == b"old.db" and not seen:
+                    seen.append(name)
+                    db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)])
+                    db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)] * (ROWS - 1))
+                return read(self, name, header)
+
+            with mock.patch.object(live.Databases, "rests", write_first):
+                at_rest.back_up()
+        assert seen
+        assert at_rest.live() == {b"old.db"}
+        assert numbers(at_rest.restore() / "old.db") == [1, 2]
+
+
+class TestInUse:
+    """The inventory that this process has open: `db` stands for its connection."""
+
+    @pytest.fixture
+    def db(self, place: Place) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(place.source / "inventory.db", isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE pairs (number INTEGER, padding TEXT)")
+            db.executemany("INSERT INTO pairs VALUES (?, 'x')", [(1,)] * ROWS)
+            yield db
+
+    @pytest.fixture
+    def in_use(self, place: Place, db: sqlite3.Connection) -> InUse:
+        def dump(path: bytes) -> None:
+            db.execute("VACUUM INTO ?", (os.fsdecode(path),))
+
+        return InUse(os.fsencode(place.source / "inventory.db"), dump)
+
+    def test_it_is_dumped_and_none_of_its_files_is_opened(
+        self, place: Place, in_use: InUse, db: sqlite3.Connection
+    ) -> None:
+        with no_opening("inventory.db"):
+            assert not place.back_up(in_use=[in_use]).warnings
+            db.executemany("INSERT INTO pairs VALUES (?, 'x')", [(2,)] * ROWS)
+            assert not place.back_up(in_use=[in_use]).warnings
+        assert place.entries().keys() == {b"README.md", b"inventory.db"}
+        assert place.live() == {b"inventory.db"}
+        assert numbers(place.restore() / "inventory.db") == [1, 2]
+
+    def test_it_is_known_by_its_inode_under_any_name(self, place: Place, in_use: InUse) -> None:
+        os.link(place.source / "inventory.db", place.source / "another name")
+        with no_opening("inventory.db", "another name"):
+            place.back_up(in_use=[in_use])
+        assert place.live() == {b"inventory.db", b"another name"}
+
+    def test_its_log_is_not_opened_where_it_is_excluded_itself(self, place: Place, in_use: InUse) -> None:
+        with no_opening("inventory.db"):
+            place.back_up(in_use=[in_use], options=BackupOptions(excludes=("inventory.db",)))
+        assert place.entries().keys() == {b"README.md"}
+
+    def test_where_it_cannot_be_dumped_it_is_missing_with_a_warning(self, place: Place, in_use: InUse) -> None:
+        def fail(path: bytes) -> None:
+            raise StoreError("the disk is full")
+
+        with no_opening("inventory.db"):
+            report = place.back_up(in_use=[InUse(in_use.path, fail)])
+        assert len(report.warnings) == 1
+        assert "the disk is full" in report.warnings[0]
+        assert place.entries().keys() == {b"README.md"}
+
+
+@contextmanager
+def no_opening(*names: str) -> Iterator[None]:
+    """Fail if a file whose name begins like this is opened."""
+    real = os.open
+
+    def guard(path: Any, *rest: Any, **more: Any) -> int:
+        base = os.fsdecode(os.path.basename(os.fspath(path)))
+        assert not base.startswith(names), f"{base} was opened"
+        return real(path, *rest, **more)
+
+    with mock.patch("os.open", guard):
+        yield

@@ -1,0 +1,237 @@
+"""The runbooks do what they promise: every command of every page is run, in order, after the loss that it is about."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from drkit.cli.app import NAMES
+from marketplace import generate
+from tests.test_docs import command_lines, parse
+from treediff import Node, compare, describe
+
+ROOT = Path(__file__).parent.parent
+PAGES = {page.stem: page for page in (ROOT / "runbooks").glob("*.md") if page.stem != "README"}
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SETTING = re.compile(r"^export ([A-Z_]+)=(\S+)$", re.MULTILINE)
+EXITS = re.compile(r"# exits (\d+)$", re.MULTILINE)
+LONGEST = 120  # seconds that one block may take
+
+
+class Scene(NamedTuple):
+    """A backed-up marketplace before a disaster: where everything lies, and how it was."""
+
+    home: Path
+    before: dict[bytes, Node]
+    plugin: str
+
+    @property
+    def source(self) -> Path:
+        return self.home / "source"
+
+    @property
+    def repository(self) -> Path:
+        return self.home / "repository"
+
+    def shell(self, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run commands as somebody would, with nothing of the caller's settings."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("DRKIT_", "TURSO_"))}
+        homes = {f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "DATA", "CONFIG")}
+        path = {"PATH": f"{self.home / 'bin'}:{os.environ['PATH']}", "HOME": str(self.home)}
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=self.home,
+            env={**environ, **homes, **path, **variables},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LONGEST,
+            check=False,
+        )
+
+    def follow(self, page: str, **settings: str | Path) -> list[str]:
+        """Run the blocks of a page with these settings for its own; return what each printed.
+
+        The page must set exactly these names. Each block must end as it says.
+        """
+        first, *blocks = BLOCK.findall(PAGES[page].read_text(encoding="utf-8"))
+        assert first.splitlines() == [f"export {name}={value}" for name, value in SETTING.findall(first)]
+        assert {name for name, _ in SETTING.findall(first)} == set(settings)
+        said = []
+        for block in blocks:
+            done = self.shell(block, **{name: str(value) for name, value in settings.items()})
+            expected = EXITS.search(block)
+            assert done.returncode == (int(expected[1]) if expected else 0), (block, done)
+            said.append(done.stdout)
+        return said
+
+    def judge(self, **options: set[bytes]) -> None:
+        """The source is as it was, path by path."""
+        assert compare(self.before, describe(self.source), any_time=options.get("any_time", ())) == []
+
+
+@pytest.fixture(scope="module")
+def marketplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made") / "source"
+    generate(os.fsencode(directory), plugins=12, large=300_000)
+    return directory
+
+
+@pytest.fixture
+def scene(marketplace: Path, tmp_path: Path) -> Iterator[Scene]:
+    """A marketplace, a repository with a snapshot of it, an inventory, caches: all of it for one disaster."""
+    home = tmp_path / "home"
+    (home / "bin").mkdir(parents=True)
+    program = home / "bin" / "drkit"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m drkit "$@"\n')
+    program.chmod(0o755)
+    subprocess.run(["cp", "-a", marketplace, home / "source"], check=True)
+    before = describe(str(home / "source"))
+    scene = Scene(home, before, plugin_of_its_own(before))
+    made = scene.shell("drkit init && drkit backup source", DRKIT_REPO=str(scene.repository))
+    assert made.returncode == 0, made
+    yield scene
+    subprocess.run(["chmod", "-R", "u+rwX", home], check=False)
+
+
+def plugin_of_its_own(tree: dict[bytes, Node]) -> str:
+    """The first plugin that shares no file with another one: in place it comes back with all its links."""
+    for path in sorted(tree):
+        if path.endswith(b"/.claude-plugin/plugin.json"):
+            plugin = path.removesuffix(b"/.claude-plugin/plugin.json")
+            if not any(node.group for name, node in tree.items() if name.startswith(plugin + b"/")):
+                return plugin.decode()
+    raise AssertionError("every plugin shares files with another one")
+
+
+def flip_in_packs(scene: Scene) -> None:
+    """Damage one byte of the largest pack, somewhere in its first frame."""
+    pack = max((scene.repository / "packs").glob("*/*.zst"), key=lambda path: path.stat().st_size)
+    pack.chmod(0o644)
+    data = bytearray(pack.read_bytes())
+    data[1000] ^= 0xFF
+    pack.write_bytes(data)
+
+
+def test_one_plugin_damaged(scene: Scene) -> None:
+    plugin = scene.source / scene.plugin
+    (plugin / ".claude-plugin" / "plugin.json").write_bytes(b"```json\n{}\n```\n")
+    (plugin / "README.md").unlink()
+    said = scene.follow(
+        "one-plugin-damaged",
+        DRKIT_REPO=scene.repository,
+        SOURCE=scene.source,
+        PLUGIN=scene.plugin,
+        SNAP="latest",
+        SCRATCH=scene.home / "scratch",
+    )
+    assert "README.md" in said[1]
+    scene.judge(any_time={os.fsencode(os.path.dirname(scene.plugin))})
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["gone", "half-there"])
+def test_source_lost(scene: Scene, left: bool) -> None:
+    shutil.rmtree(scene.source / "plugins" if left else scene.source)
+    settings = {"DRKIT_REPO": scene.repository, "SOURCE": scene.source, "SNAP": "latest"}
+    scene.follow("source-lost", **settings, SUMS=scene.home / "sums")
+    scene.judge()
+    files = [node for node in scene.before.values() if node.type == "file"]
+    assert len((scene.home / "sums").read_bytes().splitlines()) == len(files)
+    assert (scene.home / "source.damaged").exists() == left
+
+
+def test_index_and_inventory_lost(scene: Scene) -> None:
+    for path in (scene.repository / "index").iterdir():
+        path.unlink()
+    for name in ("source", "data", "cache"):
+        shutil.rmtree(scene.home / name)
+    said = scene.follow("index-and-inventory-lost", DRKIT_REPO=scene.repository, SOURCE=scene.source, SNAP="latest")
+    scene.judge()
+    assert "1" in said[2].split()
+    assert any((scene.repository / "index").iterdir())
+
+
+def test_drill_failed_in_ci(scene: Scene) -> None:
+    flip_in_packs(scene)
+    failed = scene.shell("drkit drill --full --rto 5m", DRKIT_REPO=str(scene.repository))
+    assert failed.returncode == 22, failed
+    scene.follow(
+        "drill-failed-in-ci",
+        DRKIT_REPO=scene.repository,
+        SOURCE=scene.source,
+        PLUGIN=scene.plugin,
+        ASIDE=scene.home / "aside",
+    )
+    assert len(list((scene.home / "aside").iterdir())) == 1
+    scene.judge()
+
+
+def test_no_drkit(scene: Scene) -> None:
+    bare_python(scene.home)
+    shutil.rmtree(scene.source)
+    target = scene.home / "one"
+    said = scene.follow(
+        "no-drkit",
+        REPO=scene.repository,
+        SOURCE=scene.source,
+        SNAP="latest",
+        PLUGIN=scene.plugin,
+        PLUGIN_TARGET=target,
+    )
+    assert "tree hash equal" in said[-1].splitlines()[-1]
+    scene.judge()
+    below = os.fsencode(scene.plugin) + b"/"
+    there = {path.removeprefix(below) for path in scene.before if path.startswith(below)}
+    assert set(describe(str(target))) == there
+
+
+def bare_python(home: Path) -> None:
+    """Put a python3 without site-packages on the path, and take drkit away; zstandard is lent if need be."""
+    (home / "bin" / "drkit").unlink()
+    base: str = getattr(sys, "_base_executable", sys.executable)
+    lent = home / "lent"
+    if not shutil.which("zstd") and sys.version_info < (3, 14):
+        import zstandard
+
+        shutil.copytree(os.path.dirname(zstandard.__file__), lent / "zstandard")
+    python = home / "bin" / "python3"
+    python.write_text(f'#!/bin/sh\nunset PYTHONHOME\nPYTHONPATH={lent} exec {base} -S "$@"\n')
+    python.chmod(0o755)
+    found = 'from importlib.util import find_spec; print(find_spec("drkit"), find_spec("msgspec"))'
+    done = subprocess.run([python, "-c", found], cwd="/", capture_output=True, text=True, check=True)
+    assert done.stdout == "None None\n", "this Python has drkit: the recovery would prove nothing"
+
+
+SCENES: tuple[Callable[..., None], ...] = (
+    test_one_plugin_damaged,
+    test_source_lost,
+    test_index_and_inventory_lost,
+    test_drill_failed_in_ci,
+    test_no_drkit,
+)
+
+
+def test_every_page_is_followed_and_listed() -> None:
+    assert {scene.__name__.removeprefix("test_").replace("_", "-") for scene in SCENES} == set(PAGES)
+    index = (ROOT / "runbooks/README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(([a-z-]+)\.md\)", index)) == set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_every_command_parses(page: Path) -> None:
+    """Also those in the running text."""
+    text = page.read_text(encoding="utf-8")
+    for words in command_lines(text):
+        parse(words)
+    for words in re.findall(r"`drkit ([^`\n]+)`", text):
+        parse(words.replace('"', "").split())
+    assert re.findall(r"\bdrkit ([a-z]+)", "\n".join(BLOCK.findall(text))) or page.stem == "no-drkit"
+    assert set(re.findall(r"`drkit ([a-z-]+)", text)) <= set(NAMES)
