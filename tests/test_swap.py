@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 from base64 import b64encode
 from pathlib import Path
@@ -238,7 +239,8 @@ class TestMirror:
         build(tmp_path / "source", Node("d", children=children))
         build(tmp_path / "target", Node("d", children={b"file": Node("d", children={b"x": Node("f")})}))
         with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(f"/proc/self/fd/{os.open(tmp_path / 'source', os.O_RDONLY)}/socket")
+            with _opened(tmp_path / "source") as fd:
+                listening.bind(f"/proc/self/fd/{fd}/socket")
 
             def refuse(*args: object, **kwargs: object) -> None:
                 raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
@@ -331,6 +333,13 @@ class TestSecondProcess:
         with pytest.raises(RestoreMismatch, match="dir/b"):
             restore_tree(repo, REF, bytes(tmp_path / "out"))
         assert os.listdir(tmp_path) == []
+
+    def test_where_there_is_none_the_first_reads_by_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", None)
+        report = restore_tree(FakeRepository([file("a")]), REF, bytes(tmp_path / "out"))
+        assert report.tree_sha256 == FakeRepository([file("a")]).tree
 
     def test_its_death_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         finish = Contents.finish

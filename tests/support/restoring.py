@@ -98,6 +98,7 @@ class FakeRepository(Repository):
             manifest=Root(0, ()),
             plugin_table=Root(0, ()),
             tree_sha256=self.tree,
+            files=1_000_000,  # so many that each pass reads the manifest again
             program="test",
             source="/nowhere",
         )
