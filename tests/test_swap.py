@@ -225,7 +225,7 @@ class TestMirror:
         with _opened(scratch / "source") as source_fd, _opened(scratch / "target") as target_fd:
             wanted = _unlinked(snapshot_tree(scratch / "source", root=True))
             for _ in range(2):  # again after it is done changes nothing
-                mirror(source_fd, target_fd, b".tmp")
+                mirror(source_fd, target_fd, f"{STAGE}.tmp".encode())
                 assert _unlinked(snapshot_tree(scratch / "target", root=True)) == wanted
         assert _unlinked(snapshot_tree(scratch / "source", root=True)) == wanted
 
@@ -247,7 +247,7 @@ class TestMirror:
 
             monkeypatch.setattr(os, "link", refuse)
             with _opened(tmp_path / "source") as source_fd, _opened(tmp_path / "target") as target_fd:
-                mirror(source_fd, target_fd, b".tmp")
+                mirror(source_fd, target_fd, f"{STAGE}.tmp".encode())
         found, wanted = snapshot_tree(tmp_path / "target"), snapshot_tree(tmp_path / "source")
         assert found == wanted
         assert (tmp_path / "target/file").stat().st_ino != (tmp_path / "source/file").stat().st_ino
