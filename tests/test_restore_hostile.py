@@ -25,6 +25,7 @@ from tests.support.restoring import (
     link,
     pipe,
     plugin_row,
+    segment,
     sha,
 )
 from tests.support.trees import snapshot_tree
@@ -152,12 +153,12 @@ class TestPaths:
 
             def segments(self, *args: object, **kwargs: object) -> Iterator[Segment]:
                 self.reads += 1
-                yield Segment([file("a")], {})
+                yield segment(file("a"))
                 if self.reads == 1:
                     yield Segment([], {}, lost="the store did not answer")
                 else:
                     assert not kwargs.get("again")
-                    yield Segment([file("../victim/new")], {})
+                    yield segment(file("../victim/new"))
 
         with pytest.raises(FormatError):
             restore_tree(Flaky(), REF, bytes(around / "out"))
@@ -254,7 +255,7 @@ class TestFeed:
 
             def segments(self, *args: object, **kwargs: object) -> Iterator[Segment]:
                 self.reads += 1
-                yield Segment([file("a")], {})
+                yield segment(file("a"))
                 if self.reads == 2:
                     raise IntegrityError("gone")
 
@@ -276,9 +277,9 @@ def test_a_huge_manifest_needs_little_memory(tmp_path: Path) -> None:
             for number in range(200):
                 most = max(most, sum(ref() is not None for ref in alive))
                 entries = [folder(f"{number:03}-{inner}") for inner in range(5)]
-                segment = _Weak(entries, {})
-                alive.append(weakref.ref(segment))
-                yield segment
+                made = _Weak(entries, {}, paths=[entry.raw_path for entry in entries])
+                alive.append(weakref.ref(made))
+                yield made
 
     class _Weak(Segment, weakref=True):
         pass

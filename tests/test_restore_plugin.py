@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from drkit import osutil
 from drkit.errors import DrkitError, IntegrityError, RestoreMismatch, UsageError
@@ -19,7 +21,7 @@ from drkit.restore import plugin as plugin_module
 from drkit.restore import recover_leftovers, restore_plugin
 from drkit.restore.check import check_tree
 from tests.support.crash import crash_points
-from tests.support.restoring import REF, FakeRepository, back_up, file, folder, leftovers, plugin_row
+from tests.support.restoring import REF, FakeRepository, back_up, file, folder, leftovers, plugin_row, tree_hash
 from tests.support.trees import Node, build, snapshot_tree, trees
 
 MARKER = {b".claude-plugin": Node("d", children={b"plugin.json": Node("f", size=2, seed=1)})}
@@ -82,6 +84,38 @@ class TestTarget:
         repo, ref = back_up(tmp_path / "source")
         restore(repo, ref, ".", target=tmp_path / "out")
         assert snapshot_tree(tmp_path / "out") == snapshot_tree(tmp_path / "source")
+
+    def test_a_cold_store_is_asked_for_the_manifest_once(self, source: Path, tmp_path: Path) -> None:
+        """With each pass reading it again, the same ranges would be asked for again."""
+        repo, ref = back_up(source)
+        asked: list[tuple[Any, ...]] = []
+        get_range = repo.store.get_range
+
+        def watch(*args: Any) -> bytes:
+            asked.append(args)
+            return get_range(*args)
+
+        cold = Repository.open(repo.store)
+        with mock.patch.object(repo.store, "get_range", watch):
+            restore(cold, ref, "category/outer/inner", in_place=source)
+        assert len(asked) <= 4
+        assert len(set(asked)) >= len(asked) - 1  # the plugin table and the manifest may share a frame
+
+    def test_a_row_that_promises_few_files_holds_no_more(self, tmp_path: Path) -> None:
+        entries = [folder("p"), *(folder(f"p/{number:05}") for number in range(5000))]
+        reads = 0
+
+        class Counted(FakeRepository):
+            def segments(self, *args: Any, **kwargs: Any) -> Any:
+                nonlocal reads
+                reads += 1
+                return super().segments(*args, **kwargs)
+
+        restore_plugin(Counted(entries), REF, _row(entries, "p"), target=bytes(tmp_path / "out"))
+        assert reads == 3
+        few = entries[:5]
+        restore_plugin(Counted(few), REF, _row(few, "p"), target=bytes(tmp_path / "few"))
+        assert reads == 4
 
 
 class TestInPlace:
@@ -337,6 +371,12 @@ class TestWays:
         monkeypatch.setattr(os, "link", _refuse(errno.EXDEV))
         assert restore(repo, ref, "category/outer").method == "files"
         assert snapshot_tree(source / "category/outer", root=True) == wanted
+
+
+def _row(entries: list[Any], path: str) -> Any:
+    """The row of a plugin, its files said to be none."""
+    below = [replace(entry, path=entry.path.removeprefix(path).lstrip("/")) for entry in entries]
+    return plugin_row(path, tree_hash(below))
 
 
 def _refuse(code: int) -> Callable[..., Any]:

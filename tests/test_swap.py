@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 from base64 import b64encode
 from pathlib import Path
@@ -224,7 +225,7 @@ class TestMirror:
         with _opened(scratch / "source") as source_fd, _opened(scratch / "target") as target_fd:
             wanted = _unlinked(snapshot_tree(scratch / "source", root=True))
             for _ in range(2):  # again after it is done changes nothing
-                mirror(source_fd, target_fd, b".tmp")
+                mirror(source_fd, target_fd, f"{STAGE}.tmp".encode())
                 assert _unlinked(snapshot_tree(scratch / "target", root=True)) == wanted
         assert _unlinked(snapshot_tree(scratch / "source", root=True)) == wanted
 
@@ -238,14 +239,15 @@ class TestMirror:
         build(tmp_path / "source", Node("d", children=children))
         build(tmp_path / "target", Node("d", children={b"file": Node("d", children={b"x": Node("f")})}))
         with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(f"/proc/self/fd/{os.open(tmp_path / 'source', os.O_RDONLY)}/socket")
+            with _opened(tmp_path / "source") as fd:
+                listening.bind(f"/proc/self/fd/{fd}/socket")
 
             def refuse(*args: object, **kwargs: object) -> None:
                 raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
 
             monkeypatch.setattr(os, "link", refuse)
             with _opened(tmp_path / "source") as source_fd, _opened(tmp_path / "target") as target_fd:
-                mirror(source_fd, target_fd, b".tmp")
+                mirror(source_fd, target_fd, f"{STAGE}.tmp".encode())
         found, wanted = snapshot_tree(tmp_path / "target"), snapshot_tree(tmp_path / "source")
         assert found == wanted
         assert (tmp_path / "target/file").stat().st_ino != (tmp_path / "source/file").stat().st_ino
@@ -331,6 +333,13 @@ class TestSecondProcess:
         with pytest.raises(RestoreMismatch, match="dir/b"):
             restore_tree(repo, REF, bytes(tmp_path / "out"))
         assert os.listdir(tmp_path) == []
+
+    def test_where_there_is_none_the_first_reads_by_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", None)
+        report = restore_tree(FakeRepository([file("a")]), REF, bytes(tmp_path / "out"))
+        assert report.tree_sha256 == FakeRepository([file("a")]).tree
 
     def test_its_death_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         finish = Contents.finish

@@ -24,6 +24,7 @@ from drkit.restore.site import Site
 from drkit.restore.writer import Writer
 
 _SYNC_EACH = 64
+_FEW = 1000
 _APART = 5000
 """From this many files on, a second process that reads them back is worth its start."""
 
@@ -31,17 +32,42 @@ _APART = 5000
 class Job(Struct):
     """What to restore: of a snapshot everything, or what lies below a path, or what some patterns match.
 
-    `tree_sha256` is what all of it must hash to.
+    `tree_sha256` is what all of it must hash to, `files` how many files it has, by what the snapshot says.
     """
 
     repo: Repository
     snapshot: Snapshot
     tree_sha256: str
+    files: int
     below: bytes = b""
     include: tuple[str, ...] = ()
+    kept: list[Batch] | None = None
 
     def batches(self, *, again: bool = False, places: bool = False) -> Iterator[Batch]:
-        """Read the manifest and yield what is selected; `again` trusts what an earlier pass has checked."""
+        """Read the manifest and yield what is selected; `again` trusts what an earlier pass has checked.
+
+        The manifest of few files is kept in memory: a cold remote store is asked for it only once.
+        """
+        if self.kept is not None:
+            return iter(self.kept)
+        if self.files < _FEW and not again:
+            return self._read_and_keep()
+        return self._read(again=again, places=places)
+
+    def _read_and_keep(self) -> Iterator[Batch]:
+        kept: list[Batch] = []
+        left = 4 * _FEW  # whatever the snapshot says
+        for batch in self._read(again=False, places=True):
+            left -= len(batch.items)
+            if left >= 0:
+                kept.append(batch)
+            else:
+                kept.clear()
+            yield batch
+        if left >= 0:
+            self.kept = kept
+
+    def _read(self, *, again: bool, places: bool) -> Iterator[Batch]:
         segments = self.repo.segments(self.snapshot, below=self.below, again=again, places=places)
         return select(segments, below=self.below, include=self.include, again=again)
 

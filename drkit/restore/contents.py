@@ -26,7 +26,7 @@ _BUFFERED = 1 << 16
 
 
 class Contents:
-    """The second process, from the side of the first."""
+    """The second process, from the side of the first. OSError if there is none to be had."""
 
     def __init__(self, root_fd: int) -> None:
         import subprocess
@@ -34,10 +34,11 @@ class Contents:
         self._sent = 0
         self._buffer = bytearray()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(root_fd)],
+            [sys.executable or "", "-I", "-S", __file__, str(root_fd)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(root_fd,),
+            process_group=0,  # an interrupt from the keyboard is for the first process; this one ends with it
         )
 
     def takes(self, path: bytes) -> bool:

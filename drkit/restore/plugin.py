@@ -48,7 +48,7 @@ def restore_plugin(
     the live one then stays as it is.
     """
     snapshot = repo.load(ref)
-    job = Job(repo, snapshot, row.tree_sha256, below=row.raw_path)
+    job = Job(repo, snapshot, row.tree_sha256, row.files, below=row.raw_path)
     progress = progress or NullProgress()
     if target is not None:
         return restore_into(

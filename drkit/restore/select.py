@@ -47,7 +47,7 @@ def select(
             yield Batch([], {}, selector.gap(segment))
         else:
             take = selector.take_all if quick else selector.take
-            yield Batch(take(segment.entries), segment.places)
+            yield Batch(take(segment), segment.places)
 
 
 class _Selector:
@@ -68,19 +68,18 @@ class _Selector:
         first = segment.first.removeprefix(self._prefix) if segment.first.startswith(self._prefix) else b""
         return Lost(show_path(first), f"everything from here to the next path that is known: {segment.lost}")
 
-    def take(self, entries: Iterable[Entry]) -> list[Item]:
-        """Return the selected items among `entries`."""
+    def take(self, segment: Segment) -> list[Item]:
+        """Return the selected items of a segment."""
         items: list[Item] = []
         chain, match, below, prefix = self._chain, self._match, self._below, self._prefix
-        for entry in entries:
-            path = entry.raw_path
+        for path, entry in zip(segment.paths, segment.entries, strict=True):
             if below:
                 if path == below:
                     items.append(self._root(entry))
                     continue
                 if not path.startswith(prefix):
                     continue
-                path = path[len(prefix) :]
+                path = path[len(prefix) :]  # noqa: PLW2901
             parent, _, name = path.rpartition(b"/")
             if name in (b"", b".", b"..") or b"\0" in name or path.startswith(b"/"):
                 raise FormatError(f"the path {path[:200]!r} is not allowed in a manifest")
@@ -97,14 +96,12 @@ class _Selector:
                 items.append((path, entry, self._first(path, entry) if entry.link else None))
         return items
 
-    def take_all(self, entries: Sequence[Entry]) -> list[Item]:
-        """Return all entries as items: what `take` does where all is selected, and was checked in another pass."""
-        if self._partial or not entries:
-            return self.take(entries)
-        items: list[Item] = []
-        for entry in entries:
-            path = entry.raw_path
-            items.append((path, entry, self._first(path, entry) if entry.link else None))
+    def take_all(self, segment: Segment) -> list[Item]:
+        """Return what `take` does where all is selected, and was checked in another pass."""
+        if self._partial or not segment.entries:
+            return self.take(segment)
+        pairs = zip(segment.paths, segment.entries, strict=True)
+        items: list[Item] = [(path, entry, self._first(path, entry) if entry.link else None) for path, entry in pairs]
         path, last, _ = items[-1]
         parts = path.split(b"/") if last.type == "d" else path.split(b"/")[:-1]
         self._chain[1:] = [(b"/".join(parts[: depth + 1]), None) for depth in range(len(parts))]

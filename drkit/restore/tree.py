@@ -41,7 +41,7 @@ def restore_tree(
             "--delete makes the target equal to the whole snapshot", hint="leave out --include or --delete"
         )
     snapshot = repo.load(ref)
-    job = Job(repo, snapshot, snapshot.tree_sha256, include=include)
+    job = Job(repo, snapshot, snapshot.tree_sha256, snapshot.files, include=include)
     return restore_into(
         job,
         ref,

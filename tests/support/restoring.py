@@ -51,6 +51,11 @@ def _owned(**fields: Any) -> Entry:
     return Entry(**{"uid": os.geteuid(), "gid": os.getegid(), "mtime_ns": 1_600_000_000_000_000_007, **fields})
 
 
+def segment(*entries: Entry) -> Segment:
+    paths = [entry.raw_path for entry in entries]
+    return Segment(list(entries), {}, first=paths[0], paths=paths)
+
+
 class FakeReader:
     """Blobs from a dict; what is not in it is lost."""
 
@@ -93,6 +98,7 @@ class FakeRepository(Repository):
             manifest=Root(0, ()),
             plugin_table=Root(0, ()),
             tree_sha256=self.tree,
+            files=1_000_000,  # so many that each pass reads the manifest again
             program="test",
             source="/nowhere",
         )
@@ -102,7 +108,7 @@ class FakeRepository(Repository):
             if isinstance(part, str):
                 yield Segment([], {}, lost=part)
             else:
-                yield Segment(part, {}, first=part[0].raw_path if part else b"")
+                yield segment(*part)
 
     def reader(self) -> Any:
         return FakeReader(self.blobs)
