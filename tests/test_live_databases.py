@@ -432,8 +432,10 @@ class TestInUse:
         assert place.live() == {b"inventory.db", b"another name"}
 
     def test_its_log_is_not_opened_where_it_is_excluded_itself(self, place: Place, in_use: InUse) -> None:
+        link = os.fsencode(place.path / "link")
+        os.symlink(in_use.path, link)
         with no_opening("inventory.db"):
-            place.back_up(in_use=[in_use], options=BackupOptions(excludes=("inventory.db",)))
+            place.back_up(in_use=[InUse(link, in_use.dump)], options=BackupOptions(excludes=("inventory.db",)))
         assert place.entries().keys() == {b"README.md"}
 
     def test_where_it_cannot_be_dumped_it_is_missing_with_a_warning(self, place: Place, in_use: InUse) -> None:

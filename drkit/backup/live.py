@@ -145,7 +145,7 @@ class Databases:
         for database in self._in_use:
             for suffix in _BESIDE:
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(database.path + suffix), status):
+                    if os.path.samestat(os.stat(os.path.realpath(database.path) + suffix), status):
                         return True
         return False
 
