@@ -281,6 +281,14 @@ class TestLive:
         assert place.live() == {b"a.db"}
         assert numbers(place.restore() / "a.db")[-1] == (50 if mode == "wal" else 49)
 
+    def test_a_half_transaction_that_nothing_could_undo_is_not_taken_for_a_whole_one(self, place: Place) -> None:
+        with writer(place.source / "a.db", "memory", "half"), mock.patch.object(live, "_WAITS", 3):
+            assert sorted(os.listdir(place.source)) == ["README.md", "a.db"]
+            report = place.back_up()
+        assert len(report.warnings) == 1
+        assert "locked" in report.warnings[0]
+        assert not place.live()
+
     def test_one_that_never_lets_anybody_in_is_stored_as_bytes_with_a_warning(self, place: Place) -> None:
         with (
             writer(place.source / "a.db", "wal", "exclusive"),
