@@ -1,8 +1,9 @@
 """SQLite databases in a source: at rest they are files like any other, live ones are read through SQLite itself.
 
 A database is live when a `-wal` or `-journal` with content lies beside it, or when it changed, or its writer had it
-locked, while it was read. What its file alone holds is then not what its owner would find. One that nobody has open is copied aside with all that
-lies beside it, and the copy is opened: SQLite would write to the original, or leave files next to it.
+locked, while it was read. What its file alone holds is then not what its owner would find. One that nobody has open
+is copied aside with all that lies beside it, and the copy is opened: SQLite would write to the original, or leave
+files next to it.
 """
 
 from __future__ import annotations
