@@ -129,7 +129,7 @@ def stale_lock(repository: Path) -> None:
 
 
 def old_temporary(repository: Path) -> None:
-    path = repository / "packs" / "00" / ".tmp-0123456789abcdef"
+    path = next((repository / "packs").glob("*/*.zst")).with_name(".tmp-0123456789abcdef")
     path.write_bytes(b"half a pack")
     os.utime(path, (1_600_000_000, 1_600_000_000))
 

@@ -157,6 +157,17 @@ def test_a_game_day(cli: Cli) -> None:
     assert "survived, in " in text
 
 
+def test_rows_that_do_not_come_back_fail_the_game_day(cli: Cli) -> None:
+    cli.ok("drill")
+    for rows in (cli.home / "repo/inventory").iterdir():
+        rows.unlink()
+    run = cli("drill", "--game-day", "--json")
+    assert run.code == 22
+    (loss,) = [loss for loss in run.json["losses"] if not loss["passed"]]
+    assert loss["loss"] == "inventory"
+    assert "2 rows of the inventory did not come back" in loss["reason"]
+
+
 def test_without_an_inventory_it_still_drills(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from drkit.inventory import Inventory
 

@@ -281,6 +281,14 @@ class TestLive:
         assert place.live() == {b"a.db"}
         assert numbers(place.restore() / "a.db")[-1] == (50 if mode == "wal" else 49)
 
+    def test_a_half_transaction_that_nothing_could_undo_is_not_taken_for_a_whole_one(self, place: Place) -> None:
+        with writer(place.source / "a.db", "memory", "half"), mock.patch.object(live, "_WAITS", 3):
+            assert sorted(os.listdir(place.source)) == ["README.md", "a.db"]
+            report = place.back_up()
+        assert len(report.warnings) == 1
+        assert "locked" in report.warnings[0]
+        assert not place.live()
+
     def test_one_that_never_lets_anybody_in_is_stored_as_bytes_with_a_warning(self, place: Place) -> None:
         with (
             writer(place.source / "a.db", "wal", "exclusive"),
@@ -432,8 +440,10 @@ class TestInUse:
         assert place.live() == {b"inventory.db", b"another name"}
 
     def test_its_log_is_not_opened_where_it_is_excluded_itself(self, place: Place, in_use: InUse) -> None:
+        link = os.fsencode(place.path / "link")
+        os.symlink(in_use.path, link)
         with no_opening("inventory.db"):
-            place.back_up(in_use=[in_use], options=BackupOptions(excludes=("inventory.db",)))
+            place.back_up(in_use=[InUse(link, in_use.dump)], options=BackupOptions(excludes=("inventory.db",)))
         assert place.entries().keys() == {b"README.md"}
 
     def test_where_it_cannot_be_dumped_it_is_missing_with_a_warning(self, place: Place, in_use: InUse) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import ObjectExists, ObjectNotFound, StoreCorrupt, StoreError, UsageError
+from drkit.store import open_store
 from drkit.store.local import LocalStore
 from tests.support.crash import crash_points
 
@@ -268,8 +269,10 @@ def test_root_with_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     store = LocalStore(path)
     store.prepare()
     store.put(NAME, NEW)
-    assert os.fsencode(store.url) == path
     assert [info.name for info in store.list("")] == [NAME]
+    again = open_store(store.url.encode().decode())  # text, as it is recorded and printed
+    assert again.directory == path
+    assert again.get(NAME) == NEW
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +77,7 @@ class Scene(NamedTuple):
 
     def judge(self, **options: set[bytes]) -> None:
         """The source is as it was, path by path."""
-        assert compare(self.before, describe(self.source), any_time=options.get("any_time", ())) == []
+        assert compare(self.before, describe(str(self.source)), any_time=options.get("any_time", ())) == []
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +142,13 @@ def test_one_plugin_damaged(scene: Scene) -> None:
 @pytest.mark.parametrize("left", [False, True], ids=["gone", "half-there"])
 def test_source_lost(scene: Scene, left: bool) -> None:
     shutil.rmtree(scene.source / "plugins" if left else scene.source)
-    settings = {"DRKIT_REPO": scene.repository, "SOURCE": scene.source, "SNAP": "latest"}
-    scene.follow("source-lost", **settings, SUMS=scene.home / "sums")
+    scene.follow(
+        "source-lost",
+        DRKIT_REPO=scene.repository,
+        SOURCE=scene.source,
+        SNAP="latest",
+        SUMS=scene.home / "sums",
+    )
     scene.judge()
     files = [node for node in scene.before.values() if node.type == "file"]
     assert len((scene.home / "sums").read_bytes().splitlines()) == len(files)
@@ -149,14 +156,25 @@ def test_source_lost(scene: Scene, left: bool) -> None:
 
 
 def test_index_and_inventory_lost(scene: Scene) -> None:
+    assert scene.shell("drkit drill --sample 2", DRKIT_REPO=str(scene.repository)).returncode == 0
+    recorded = recorded_in(scene)
+    assert [len(rows) for rows in recorded.values()] == [1, 12, 2, 0]
     for path in (scene.repository / "index").iterdir():
         path.unlink()
     for name in ("source", "data", "cache"):
         shutil.rmtree(scene.home / name)
-    said = scene.follow("index-and-inventory-lost", DRKIT_REPO=scene.repository, SOURCE=scene.source, SNAP="latest")
+    scene.follow("index-and-inventory-lost", DRKIT_REPO=scene.repository, SOURCE=scene.source, SNAP="latest")
     scene.judge()
-    assert "1" in said[2].split()
+    for table, rows in recorded_in(scene).items():
+        assert set(rows) >= set(recorded[table]), table
     assert any((scene.repository / "index").iterdir())
+
+
+def recorded_in(scene: Scene) -> dict[str, list[tuple[object, ...]]]:
+    """The rows of the inventory's file, read by SQLite itself while nobody has it open."""
+    with closing(sqlite3.connect(scene.home / "data" / "drkit" / "inventory.db")) as connection:
+        tables = ("snapshots", "plugins", "drills", "verifications")
+        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
 
 
 def test_drill_failed_in_ci(scene: Scene) -> None:

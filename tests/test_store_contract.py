@@ -381,7 +381,8 @@ def test_urls_of_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert open_store("file:///some/a%20b%C3%A4").url == "/some/a b\u00e4"
     assert open_store("2024:backup").url == str(tmp_path / "2024:backup")
     assert open_store("./s3:x").url == str(tmp_path / "s3:x")
-    assert open_store("/with/\udcff").url == "/with/\udcff"
+    assert open_store("/with/\udcff").url == "file:///with/%FF"
+    assert open_store("file:///with/%FF").directory == b"/with/\xff"
     assert isinstance(open_store("memory:"), MemoryStore)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
+from drkit.clock import utc_now
 from drkit.format import snapshot as snapshot_format
+from drkit.inventory import Inventory
 from drkit.model import Level
 from drkit.progress import NullProgress
 from drkit.repo import Repository, SnapshotRef
@@ -82,3 +86,34 @@ def test_the_inventory_in_the_source_is_dumped(drkit: Cli, tmp_path: Path) -> No
     with closing(sqlite3.connect(restored / "inventory.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("SELECT count(*) FROM snapshots").fetchall() == [(1,)]
+
+
+_OTHER = """
+import sys
+from drkit.clock import utc_now
+from drkit.inventory import Inventory
+
+with Inventory.open(sys.argv[1].encode(), now=utc_now) as inventory:
+    for number in range(400):
+        inventory.record("other", {"number": number}, {}, repo_id="r")
+"""
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["our own inventory", "that of somebody else"])
+def test_no_row_of_another_process_is_lost(drkit: Cli, tmp_path: Path, *, ours: bool) -> None:
+    path = tmp_path / "source/inventory.db"
+    place = Cli(tmp_path, DRKIT_REPO="repo", DRKIT_INVENTORY=str(path if ours else tmp_path / "inventory.db"))
+    Inventory.open(os.fsencode(path), now=utc_now).close()
+    backups = 0
+    with subprocess.Popen([sys.executable, "-c", _OTHER, str(path)]) as other:
+        while other.poll() is None and backups < 100:
+            assert place.ok("--json", "backup", "source").json["warnings"] == []
+            backups += 1
+        assert other.wait(timeout=60) == 0
+    place.ok("restore", "--target", "restored")
+    for found, least, most in ((path, 400, 400), (tmp_path / "restored/inventory.db", 0, 400)):
+        with closing(sqlite3.connect(found)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            events = dict(db.execute("SELECT event, count(*) FROM audit GROUP BY event"))
+        assert least <= events.get("other", 0) <= most
+    assert backups > 0

@@ -1,8 +1,9 @@
 """SQLite databases in a source: at rest they are files like any other, live ones are read through SQLite itself.
 
-A database is live when a `-wal` or `-journal` with content lies beside it, or when it changed while it was read. What
-its file alone holds is then not what its owner would find. One that nobody has open is copied aside with all that
-lies beside it, and the copy is opened: SQLite would write to the original, or leave files next to it.
+A database is live when a `-wal` or `-journal` with content lies beside it, or when it changed, or its writer had it
+locked, while it was read. What its file alone holds is then not what its owner would find. One that nobody has open
+is copied aside with all that lies beside it, and the copy is opened: SQLite would write to the original, or leave
+files next to it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _ATTEMPTS = 3
 _WAIT_S = 0.01
 _WAITS = 500
 """How long SQLite may wait for a lock, and how often: in longer waits it looks too rarely for a busy writer's gaps."""
-_LOCKS = 0x40000000, 512
-"""Where in a database's file SQLite's locks lie: offset and length."""
+_SHARED = 0x40000002, 510
+"""Where in a database's file a reader has its lock, and who writes to the file locks all others out."""
 
 
 class InUse(Struct, frozen=True):
@@ -83,7 +84,7 @@ class Databases:
     def rests(self, path: bytes, header: bytes) -> bool:
         """Whether a database that held still while it was read, and began with `header`, is at rest even now."""
         full = self._prefix + path
-        if _has_content_beside(full) or _header(full) != header:
+        if _has_content_beside(full) or _header(full) != header or _is_locked(full, fcntl.F_RDLCK):
             return False
         self._at_rest.add(path)
         return True
@@ -145,7 +146,7 @@ class Databases:
         for database in self._in_use:
             for suffix in _BESIDE:
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(database.path + suffix), status):
+                    if os.path.samestat(os.stat(os.path.realpath(database.path) + suffix), status):
                         return True
         return False
 
@@ -171,9 +172,11 @@ def _dump(full: bytes, copy: bytes, aside: bytes) -> None:
     """Write a database that others may be writing to, as one of its transactions left it, to `copy`."""
     import sqlite3
 
-    why = locked = ""
+    why, locked = "", False
     for _ in range(_ATTEMPTS):
-        still = (locked or not _is_open(full)) and _copy_aside(full, aside)
+        # One that nobody has open is as its owner left it; so is a locked one with all that undoes what is half done.
+        apart = _has_content_beside(full) if locked else not _is_open(full)
+        still = apart and _copy_aside(full, aside)
         # With a write-ahead log, the last to leave must be able to clear it away: it may be we.
         writable = still or _header(full)[18:19] == bytes([_WAL_VERSION])
         try:
@@ -181,8 +184,7 @@ def _dump(full: bytes, copy: bytes, aside: bytes) -> None:
             return
         except sqlite3.Error as error:
             why = str(error)
-            if _is_busy(error):
-                locked = why  # its owner lets nobody in, but perhaps writes nothing either
+            locked = locked or _is_busy(error)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(copy)
     raise NotCopied(why)
@@ -256,12 +258,16 @@ def _opened(full: bytes) -> Iterator[BinaryIO | None]:
 
 
 def _is_open(full: bytes) -> bool:
-    """Whether another process holds one of SQLite's locks; with a write-ahead log, all that are connected do."""
-    start, length = _LOCKS
-    kind, whence = fcntl.F_WRLCK, os.SEEK_SET
+    """Whether another process reads or writes; with a write-ahead log, all that are connected count as readers."""
+    return _is_locked(full, fcntl.F_WRLCK)
+
+
+def _is_locked(full: bytes, kind: int) -> bool:
+    """Whether another process has a lock that keeps others from reading (F_RDLCK), or from writing (F_WRLCK)."""
+    start, length = _SHARED
     linux = sys.platform == "linux"
     layout = struct.Struct("hhqqi4x" if linux else "qqihh4x")
-    asked = (kind, whence, start, length, 0) if linux else (start, length, 0, kind, whence)
+    asked = (kind, os.SEEK_SET, start, length, 0) if linux else (start, length, 0, kind, os.SEEK_SET)
     fd, _ = open_file(full)
     try:
         answer = fcntl.fcntl(fd, fcntl.F_GETLK, layout.pack(*asked))

@@ -88,7 +88,7 @@ def _copies(inventory: Inventory, repo: Repository, one: Newest) -> Iterator[Dia
     source, host = one.snapshot.raw_source, one.snapshot.host
     stores = {row.store for row in inventory.newest_by_source() if (row.source, row.host) == (source, host)}
     stores.add(repo.store.url)
-    local = sorted(store for store in stores if "://" not in store)
+    local = sorted(store for store in stores if "://" not in store or store.startswith("file:"))
     if len(local) == len(stores):
         where = f"{len(stores)} cop{'y' if len(stores) == 1 else 'ies'} of {show_path(source)}: {', '.join(local)}"
         message = f"{where}; none of them elsewhere, as far as the inventory knows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import time
@@ -33,6 +34,9 @@ from drkit.model import Finding, PackId, PluginRow, Snapshot
 
 Rows = dict[str, list[tuple[Value, ...]]]
 """Rows to be recorded: table → the values of its columns after the key."""
+
+_QUERIES = ("SELECT", "WITH", "VALUES", "EXPLAIN")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*")
 
 
 class Inventory:
@@ -282,10 +286,13 @@ class Inventory:
         return sorted(plugins, key=lambda path: drilled.get(path, ""))[:count]
 
     def sql(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run one statement that only reads; return the names of its columns, and its rows."""
-        if ";" in query.rstrip().rstrip(";"):
+        """Run one query; return the names of its columns, and its rows. UsageError if it is none, or several."""
+        bare = _QUOTED.sub("", query).strip().rstrip(";")
+        if ";" in bare:
             # The engine would run the first statement and silently leave out the others.
             raise UsageError("one statement at a time", hint="leave out what follows the first ';'")
+        if not bare.upper().startswith(_QUERIES):
+            raise UsageError(f"a query begins with {', '.join(_QUERIES)}", hint="the sqlite3 shell can do the rest")
         with self.engine.read_only():
             return self.engine.query(query)
 

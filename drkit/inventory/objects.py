@@ -1,4 +1,4 @@
-"""The end of the outbox that is in the repository: objects of rows, described in docs/format.md, section 13."""
+"""The end of the outbox that is in the repository: objects of rows, described in docs/format.md, section 12."""
 
 from __future__ import annotations
 

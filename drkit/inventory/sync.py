@@ -31,7 +31,9 @@ class SyncReport(Struct, frozen=True):
     requests: int
 
 
-def push(inventory: Inventory, turso: Turso, *, at_most: int | None = None) -> SyncReport:
+def push(
+    inventory: Inventory, turso: Turso, *, at_most: int | None = None, rows_at_once: int = outbox.ROWS_AT_ONCE
+) -> SyncReport:
     """Send every row that Turso has not got, or the first few transactions (`at_most`) of them.
 
     What arrived is marked, so an error costs at most one transaction.
@@ -45,7 +47,7 @@ def push(inventory: Inventory, turso: Turso, *, at_most: int | None = None) -> S
         return SyncReport(0, 0)
     _migrate(turso, inventory.stamp())
     count = 0
-    for shipment in islice(outbox.shipments(inventory.engine, pending), at_most):
+    for shipment in islice(outbox.shipments(inventory.engine, pending, rows_at_once=rows_at_once), at_most):
         statements = [one for table in TABLES for one in _upserts(table, shipment.rows.get(table.name, []))]
         links = {(row[0], row[1]): row[-1] for row in shipment.rows.get("audit", [])}
         statements += [_hashes(one.inventory, one.first, one.last) for one in outbox.merged(shipment.ranges)]

@@ -46,8 +46,13 @@ class LocalStore:
 
     @property
     def url(self) -> str:
-        """The absolute path; bytes that are not UTF-8 are surrogate escapes."""
-        return os.fsdecode(self._root)
+        """The absolute path, or where it is not UTF-8 a `file:` URL: text that opens the same store again."""
+        try:
+            return self._root.decode()
+        except UnicodeDecodeError:
+            from urllib.parse import quote_from_bytes
+
+            return f"file://{quote_from_bytes(self._root)}"
 
     @property
     def directory(self) -> bytes:

@@ -1,12 +1,13 @@
 """A double of a Turso server: Hrana 3 over HTTP, with SQLite behind it and faults to order.
 
-It answers what the libSQL client sends: `describe`, `execute`, `batch`, `sequence`, `get_autocommit`, `close`, in streams
-that a baton continues. Each stream is a connection of its own to one database in a file.
+It answers what clients send: `describe`, `execute`, `batch`, `sequence`, `get_autocommit`, `close`, and cursors, in
+streams that a baton continues. Each stream is a connection of its own to one database in a file.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sqlite3
 import threading
@@ -15,17 +16,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 TOKEN = "open-sesame"
 STREAM_LOST = {"message": "the stream has expired due to inactivity", "code": "STREAM_EXPIRED"}
+
+
+class Closable(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None: ...
 
 
 class Hrana:
     """The server: its database, how many requests it has answered, and the faults still to happen.
 
     Kinds of faults: "401" and "500" answer so; "cut" closes the connection before the request is looked at, "lost"
-    after it has been carried out; "expired" forgets the stream; "slow" waits for `delay` seconds first.
+    after it has been carried out; "expired" forgets every stream and says so; "full" has no room for what is written;
+    "slow" waits for `delay` seconds first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +46,8 @@ class Hrana:
         self.faults: list[tuple[int, str]] = []
         self.streams: dict[str, sqlite3.Connection] = {}
         self.lock = threading.Lock()
+        self.clients: list[Closable] = []
+        """Closed with the server."""
         self._batons = 0
 
     def fail(self, kind: str, *, after: int = 0, times: int = 1) -> None:
@@ -212,6 +222,7 @@ def _handler(server: Hrana) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
+        wbufsize = -1  # headers and body in one packet: else each answer waits for an acknowledgement
 
         def log_message(self, *args: Any) -> None:
             """Say nothing."""
@@ -233,12 +244,13 @@ def _handler(server: Hrana) -> type[BaseHTTPRequestHandler]:
             if fault == "401" or self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self._send(401, {"error": "Unauthorized: `The JWT is invalid`"})
                 return
-            if fault == "expired":
-                server.forget()
             connection = server.stream(body.get("baton"))
-            if connection is None:
+            if fault == "expired" or connection is None:
+                server.forget()
                 self._send(400, STREAM_LOST)
                 return
+            if fault == "full":
+                connection.execute("PRAGMA max_page_count=1")  # SQLite makes it what there is already
             if self.path == "/v3/cursor":
                 lines = [{"baton": server.keep(connection), "base_url": None}, *server.cursor(connection, body)]
                 if fault == "lost":
@@ -263,7 +275,9 @@ def _handler(server: Hrana) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a client that was out of patience
+                self.wfile.write(data)
+                self.wfile.flush()
 
     return Handler
 
@@ -280,6 +294,8 @@ def serving(path: Path) -> Iterator[Hrana]:
     try:
         yield server
     finally:
+        for client in server.clients:
+            client.close()
         http.shutdown()
         http.server_close()
         thread.join(10)

@@ -54,7 +54,11 @@ def command(
     full: Annotated[bool, typer.Option("--full", help="Drill everything at once.")] = False,
     rto: Annotated[
         str,
-        typer.Option("--rto", metavar="TIME", help="How long a restore may take [default: 5m, of everything 30m]."),
+        typer.Option(
+            "--rto",
+            metavar="TIME",
+            help="How long a restore may take, as 90s or 1h30m [default: 5m, of everything 30m].",
+        ),
     ] = "",
     rpo: Annotated[str, typer.Option("--rpo", metavar="TIME", help="How old the newest snapshot may be.")] = "24h",
     store: Annotated[str, typer.Option("--store", metavar="URL", help="Drill from this store instead of --repo.")] = "",

@@ -45,7 +45,7 @@ def command(
         bool, typer.Option("--openmetrics", help="Print OpenMetrics text, for a node exporter.")
     ] = False,
 ) -> None:
-    """Show what is protected, where, verified when and at which level, and proved by which drill.
+    """Show what is protected, where, and when and how it was last proved.
 
     Everything comes from the inventory; no repository is read. A source whose targets are missed is marked with '!'.
     Groups of plugins that were never restored, or not for the longest time, come first.
