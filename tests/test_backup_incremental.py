@@ -216,6 +216,15 @@ def test_a_plugin_of_which_a_lost_part_is_left_out_now(bench: Bench, cache: bool
         assert bench.image(report) == bench.fresh(excludes=excludes)
 
 
+def test_a_manifest_that_is_cut_elsewhere(bench: Bench) -> None:
+    """As by another version; nothing of it may be taken for the end before its end."""
+    with many_segments():
+        bench.take(cache=False)
+    report = bench.take(cache=False)
+    assert bench.image(report) == bench.fresh()
+    check_against_source(bench, report)
+
+
 def test_words_that_are_no_utf_8(bench: Bench) -> None:
     """From a command line in another encoding."""
     bench.write(b"\xff\xfe.log", b"x")
