@@ -6,18 +6,32 @@ backup gives the same segments, lists, hashes and plugins as one into an empty r
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drkit.backup import BackupReport, recorder
+from drkit.backup.statcache import Stat
+from drkit.model import Entry
 from drkit.source.walk import PluginRules
-from tests.support.backups import SMALL_CHUNKS, Bench, check_against_source, check_whole, many_segments
-from tests.support.edits import Edit, Tree, edits, start
+from tests.support.backups import (
+    MARKER,
+    SMALL_CHUNKS,
+    Bench,
+    check_against_source,
+    check_whole,
+    many_segments,
+    next_tick,
+)
+from tests.support.edits import Edit, Tree, edits, make_socket, remove, start
 
 EXCLUDES: tuple[tuple[str, ...], ...] = ((), ("b",), ("*.json",), ("/a/**", "f1"), ("/c/b", "\udcff*"))
 NEVER_EMPTY = ("add", 0, 0, 2)
@@ -121,3 +135,123 @@ def test_an_incremental_backup_stores_what_a_first_one_would(
             check_whole(bench, report)
             if not (turn.excludes or turn.rules):
                 check_against_source(bench, report)
+
+
+# What went wrong once, or nearly
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path, chunker=SMALL_CHUNKS)
+    start(Tree(bench.root))
+    return bench
+
+
+def check_next(bench: Bench, **options: Any) -> BackupReport:
+    """The next backup with the cache, and the one after it, store what a first one does."""
+    report = bench.take(**options)
+    assert bench.image(report) == bench.fresh(**options)
+    check_whole(bench, report)
+    again = bench.take(**options)
+    assert (bench.image(again), again.files_unchanged) == (bench.image(report), report.files)
+    return report
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("name", ["c/f0", "c/f1", "a", "c"])
+def test_a_socket_in_a_files_or_a_directorys_place(bench: Bench, name: str, cut: bool) -> None:
+    with many_segments() if cut else nullcontext():
+        bench.take()
+        remove(os.fsencode(bench.root / name))
+        make_socket(os.fsencode(bench.root / name))
+        report = check_next(bench)
+    check_against_source(bench, report)
+    assert name.encode() not in bench.paths(report)
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_the_first_name_of_a_hard_link_group_moves(bench: Bench, away: bool) -> None:
+    """With its directory, so that the file's own stat stays as it was."""
+    bench.write("1/first", b"linked")
+    os.link(bench.root / "1/first", bench.root / "5")
+    os.link(bench.root / "1/first", bench.root / "7")
+    bench.take()
+    next_tick()
+    (bench.root / "1").rename(bench.home / "elsewhere" if away else bench.root / "6")
+    check_against_source(bench, check_next(bench))
+
+
+def test_the_first_name_of_a_hard_link_group_is_left_out(bench: Bench) -> None:
+    bench.write("1/first", b"linked")
+    os.link(bench.root / "1/first", bench.root / "5")
+    bench.take()
+    check_next(bench, excludes=("1",))
+    check_against_source(bench, check_next(bench))
+
+
+def test_a_manifest_that_is_left_out_names_no_plugin(bench: Bench) -> None:
+    bench.take(excludes=("*.json",))
+    bench.write(f"b/{MARKER}", b'{"name":"renamed in secret"}')
+    report = check_next(bench, excludes=("*.json",))
+    assert {row.name for row in bench.image(report).plugins} == {"source", "b", "c"}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_plugin_of_which_a_lost_part_is_left_out_now(bench: Bench, cache: bool) -> None:
+    """Nothing that can still be read of the last backup tells that the plugin has changed."""
+    for number in range(30):
+        bench.write(f"b/z{number}")
+    with many_segments():
+        bench.take()
+        if cache:
+            file = bench.cache_file()
+            data = file.read_bytes()
+            file.write_bytes(data[: len(data) // 2] + b"\0" + data[len(data) // 2 + 1 :])
+        else:
+            (pack,) = (info.name for info in bench.store.list("packs/"))
+            data = bench.store.get(pack)
+            bench.store.put(pack, data[: len(data) // 2], overwrite=True)
+        excludes = tuple(f"z{number}" for number in range(20, 30))
+        report = bench.take(cache=cache, excludes=excludes)
+        assert bench.image(report) == bench.fresh(excludes=excludes)
+
+
+def test_a_manifest_that_is_cut_elsewhere(bench: Bench) -> None:
+    """As by another version; nothing of it may be taken for the end before its end."""
+    with many_segments():
+        bench.take(cache=False)
+    report = bench.take(cache=False)
+    assert bench.image(report) == bench.fresh()
+    check_against_source(bench, report)
+
+
+def test_words_that_are_no_utf_8(bench: Bench) -> None:
+    """From a command line in another encoding."""
+    bench.write(b"\xff\xfe.log", b"x")
+    report = bench.take(tags=("t\udcff",), excludes=("\udcff*",), host="h\udce9")
+    repository = bench.open()
+    snap = repository.load(repository.resolve(report.snapshot))
+    assert (snap.tags, snap.excludes, snap.host) == (("t\\xff",), ("\\xff*",), "h\\xe9")
+    assert b"\xff\xfe.log" not in bench.paths(report)
+    assert bench.take(host="h\udce9").parent == report.snapshot
+
+
+def test_segments_of_the_last_backup_are_taken_over_where_they_can_be(bench: Bench) -> None:
+    """The speed, too, is a promise: a change costs the entries around it and no others."""
+    for number in range(2000):
+        bench.write(f"many/{number // 50}/{number}")
+    bench.take()
+    bench.write("many/20/1000", b"changed")
+    encoded: list[bytes] = []
+    original = recorder.Recorder.add
+
+    def add(self: recorder.Recorder, entry: Entry, path: bytes, tail: bytes, stat: Stat) -> None:
+        encoded.append(path)
+        original(self, entry, path, tail, stat)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder.Recorder, "add", add)
+        report = bench.take()
+    assert report.files_unchanged == report.files - 1
+    assert b"many/20/1000" in encoded
+    assert len(encoded) <= 2 * 256

@@ -160,6 +160,7 @@ def test_a_repository_in_the_source_is_left_out_under_its_other_names(nested: Be
 
 
 def test_a_source_in_the_repository_is_refused(nested: Bench) -> None:
+    nested.take(excludes=("repo",))
     repository = nested.root / "deep/repo"
     for source in (repository, repository / "packs", repository / "../repo/packs/"):
         with pytest.raises(UsageError, match="lies inside the repository"):

@@ -254,7 +254,7 @@ def test_a_snapshot() -> None:
     name, data = snapshot.encode(taken)
     assert (
         name
-        == "snapshots/20250102T030405.000006Z-3159d1580efe78b37fb6a3417d59dc86dfe713b91f25379bfb2471ae185300a1.json"
+        == "snapshots/20250102T030405.000006Z-4b883d27bfd290f615cfc49db32dcf538b23ad2e793e108e463857c232abaab6.json"
     )
     assert json.loads(data)["manifest"] == {
         "level": 1,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drkit.errors import IntegrityError, NoSpace, StoreCorrupt
-from drkit.format.limits import FRAME_MAX, MIB, PACK_MAX
+from drkit.format.limits import CHUNK_MAX, FRAME_MAX, FRAME_TARGET, MIB, PACK_MAX
 from drkit.model import Kind, PackId
 from drkit.repo import Repository
+from drkit.repo import packer as packer_module
 from drkit.repo.index import Index, load_index, read_pack_table
 from drkit.repo.names import pack_name, put_hashed
 from drkit.repo.packer import Packer
@@ -134,14 +138,25 @@ def test_tiny_blobs_fill_packs_with_their_tables(store: MemoryStore, monkeypatch
     assert all(len(frame) <= 200 for pack in pack_ids(store) for frame in blobs_of(store, pack))
 
 
-def test_packs_of_the_largest_chunks(store: MemoryStore) -> None:
+def test_packs_of_the_largest_chunks(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames as large as they can become, and workers so slow that as many as can be are on their way."""
+    make_frame = packer_module._make_frame
+
+    one_by_one = threading.Lock()
+
+    def slow(*args: Any) -> Any:
+        with one_by_one:
+            time.sleep(0.05)
+            return make_frame(*args)
+
+    monkeypatch.setattr(packer_module, "_make_frame", slow)
     noise = random.Random(3)
+    chunks = [noise.randbytes(size) for size in [FRAME_TARGET - 1, CHUNK_MAX] * 14]
     with packer(store) as into:
-        for size in [4 * MIB, MIB - 1, 4 * MIB] * 5:
-            data = noise.randbytes(size)
-            into.add_chunk(hashlib.sha256(data).digest(), data)
+        for data, blob_id in [(data, hashlib.sha256(data).digest()) for data in chunks]:
+            into.add_chunk(blob_id, data)
         into.finish()
-    assert sum(sizes(store)) > 45 * MIB
+    assert sum(sizes(store)) > 80 * MIB
     assert max(sizes(store)) < PACK_MAX
     for pack_id in pack_ids(store):
         table = read_pack_table(store, pack_id, store.stat(pack_name(pack_id)).size)

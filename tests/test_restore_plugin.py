@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from drkit.restore import recover_leftovers, restore_plugin
 from drkit.restore.check import check_tree
 from tests.support.crash import crash_points
 from tests.support.restoring import REF, FakeRepository, back_up, file, folder, leftovers, plugin_row, tree_hash
-from tests.support.trees import Node, build, snapshot_tree, trees
+from tests.support.trees import ROOT, Node, build, snapshot_tree, trees
 
 MARKER = {b".claude-plugin": Node("d", children={b"plugin.json": Node("f", size=2, seed=1)})}
 
@@ -362,6 +363,27 @@ class TestWays:
         monkeypatch.setattr(osutil, "rename_exchange", _refuse(errno.ENOSYS))
         monkeypatch.setattr(osutil, "rename_noreplace", _refuse(errno.EXDEV))
         assert restore(repo, ref, "category/outer").method == "files"
+
+    @pytest.mark.skipif(not ROOT, reason="only root may mount")
+    def test_a_lower_layer_of_an_overlay(self, source: Path, tmp_path: Path) -> None:
+        """Directories of a lower layer can be neither exchanged nor renamed."""
+        for name in ("upper", "work", "merged"):
+            (tmp_path / name).mkdir()
+        layers = f"lowerdir={source},upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+        mount = ["mount", "-t", "overlay", "overlay", "-o", layers, str(tmp_path / "merged")]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("overlays cannot be mounted here")
+        live = tmp_path / "merged/category/outer"
+        try:
+            repo, ref = back_up(tmp_path / "merged")
+            wanted = snapshot_tree(live, root=True)
+            (live / "a").write_bytes(b"broken")
+            (live / "junk").mkdir()
+            assert restore(repo, ref, "category/outer").method == "files"
+            assert snapshot_tree(live, root=True) == wanted
+            assert leftovers(tmp_path / "merged") == []
+        finally:
+            subprocess.run(["umount", str(tmp_path / "merged")], check=True)
 
     def test_without_hard_links_files_are_copied(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         repo, ref = back_up(source)

@@ -34,18 +34,19 @@ class IndexWriter:
         """Store an index object for the packs that have none; merge the live ones if they have become many.
 
         Packs that the backup found without one are included. Damaged index objects are superseded: the packs that
-        they named count as those that have none.
+        they named count as those that have none. All are, where some name packs that are gone: their blobs have been
+        stored again, or no source has them.
         """
         loaded = self._load()
         packs = packer.new_packs[self._indexed :]
         self._indexed = len(packer.new_packs)
         packs += [loaded.index.packs[pack_id] for pack_id in loaded.unindexed]
-        damaged = tuple(loaded.damaged)
-        loaded.unindexed, loaded.damaged = [], []
-        if not (packs or damaged):
+        damaged, stale = tuple(loaded.damaged), loaded.stale
+        loaded.unindexed, loaded.damaged, loaded.stale = [], [], False
+        if not (packs or damaged or stale):
             return
         live = tuple(loaded.objects)
-        if len(live) >= INDEX_LIVE:
+        if stale or len(live) >= INDEX_LIVE:
             loaded.objects, size = write_index(self._store, loaded.index.packs.values(), live + damaged)
         else:
             written, size = write_index(self._store, packs, damaged)

@@ -191,6 +191,8 @@ class Scan:
         """Decide, at the start of a segment of the previous backup, whether it may be taken over whole."""
         cursor = self._cursor
         if cursor.at == 0 and (segment := cursor.segment) is not None:
+            if self._last is not None:
+                self._break()  # another version of drkit cuts elsewhere: it was not the last
             self._whole = self._recorder.at_start
             self._usable = self.complete or self._is_stored(segment)
             self._new_stats = None

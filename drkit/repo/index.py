@@ -125,6 +125,8 @@ class LoadedIndex:
         """The index objects that are not readable and not superseded."""
         self.unindexed: list[PackId] = []
         """Packs in the store that no index object names; their blobs are in the index all the same."""
+        self.stale = False
+        """Whether index objects name packs that are gone, or have another size."""
 
 
 def stored_packs(store: Store, *, without: frozenset[PackId] = frozenset()) -> dict[PackId, int]:
@@ -153,14 +155,17 @@ def load_index(store: Store, *, without: frozenset[PackId] = frozenset()) -> Loa
         elif pack.id not in without:
             what = "is missing" if size is None else f"has {size} bytes instead of {pack.size}"
             code = "pack-missing" if size is None else "pack-size"
-            loaded.findings.append(Finding(code, pack_name(pack.id), f"the pack {what}", _REPAIR))
+            repair = _AGAIN if size is None else _REPLACE
+            loaded.findings.append(Finding(code, pack_name(pack.id), f"the pack {what}", repair))
+            loaded.stale = True
     for pack_id, size in stored.items():
         if pack_id not in named:
             _adopt(store, pack_id, size, loaded)
     return loaded
 
 
-_REPAIR = "back up again, which stores what the source still has; drkit verify --level content lists the rest"
+_AGAIN = "back up again, which stores what the source still has; 'drkit verify --level content' lists the rest"
+_REPLACE = f"{_AGAIN}; when nothing is lost any more, move the pack out of the repository"
 
 
 def _indexed_packs(store: Store, loaded: LoadedIndex) -> Iterator[IndexedPack]:
@@ -203,7 +208,7 @@ def _adopt(store: Store, pack_id: PackId, size: int, loaded: LoadedIndex) -> Non
     except ObjectNotFound:
         return
     except (IntegrityError, StoreCorrupt) as error:
-        loaded.findings.append(Finding("pack-damaged", pack_name(pack_id), str(error), _REPAIR))
+        loaded.findings.append(Finding("pack-damaged", pack_name(pack_id), str(error), _REPLACE))
         return
     loaded.unindexed.append(pack_id)
     loaded.index.add_pack(IndexedPack(pack_id, size, indexfile.shorten(table)))

@@ -30,7 +30,8 @@ from drkit.store.base import Store
 
 _Blob = tuple[Kind, bytes, bytes]
 _Frame = tuple[bytes, list[tuple[Kind, bytes, int]]]
-_UNDER_WAY = 5
+_UNDER_WAY = 4
+"""Frames of a lane that may be on their way: with these, 6 MiB each, a pack of 32 MiB stays below 64 MiB."""
 _thread = threading.local()
 
 

@@ -14,10 +14,10 @@ from drkit.model import Finding, Kind, Level, PackId
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
 
-# As long as a damaged pack is there, backups take what the index says of it for stored.
-REPAIR = (
-    "move damaged packs out of the repository and back up again, which stores what the source still has; "
-    "restore the rest from another snapshot"
+REPAIR = "back up again, which stores what the source still has; restore the rest from another snapshot"
+_EXCHANGE = (
+    "move it out of the repository, back up again, which stores what the source still has, "
+    "and put it back: what is intact in it is still read"
 )
 _REBUILD = "move the objects in index/ out of the repository: the next backup writes the index anew"
 
@@ -40,7 +40,7 @@ def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: PackTable 
         return PackResult(0, [Finding("pack-unreadable", name, str(error), error.hint)])
     findings = []
     if hashlib.sha256(data).digest() != pack_id:
-        findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", REPAIR))
+        findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", _EXCHANGE))
     if level >= Level.CONTENT:
         findings += _verify_frames(name, data, None if findings else indexed)
     return PackResult(len(data), findings)
@@ -51,7 +51,7 @@ def _verify_frames(name: str, data: bytes, indexed: PackTable | None) -> list[Fi
     try:
         table = read_table(len(data), lambda offset, length: bytes(view[offset : offset + length]))
     except FormatError as error:
-        return [Finding("pack-table", name, f"its tables are damaged: {error}", REPAIR)]
+        return [Finding("pack-table", name, f"its tables are damaged: {error}", _EXCHANGE)]
     findings = []
     if indexed is not None and indexed != shorten(table):
         message = "the index does not say of it what its own tables say"
@@ -62,12 +62,12 @@ def _verify_frames(name: str, data: bytes, indexed: PackTable | None) -> list[Fi
         try:
             plain = frames.decode(view[offset : offset + length], size)
         except FormatError as error:
-            findings.append(Finding("frame-damaged", name, f"the frame at byte {offset}: {error}", REPAIR))
+            findings.append(Finding("frame-damaged", name, f"the frame at byte {offset}: {error}", _EXCHANGE))
             plain = b""
         bad, at = _wrong_blobs(table, plain, first, count, at)
         if plain and bad:
             message = f"{bad} blobs of the frame at byte {offset} do not hash to their ids"
-            findings.append(Finding("blob-damaged", name, message, REPAIR))
+            findings.append(Finding("blob-damaged", name, message, _EXCHANGE))
         first += count
     return findings
 

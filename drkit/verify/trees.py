@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
+from msgspec import Struct
+
 from drkit.errors import IntegrityError
 from drkit.format import manifest, treehash
 from drkit.model import Entry, Finding, PackId, PluginRow, Snapshot, show_path
@@ -14,6 +16,43 @@ from drkit.verify.packs import REPAIR
 
 _EMPTY = hashlib.sha256().hexdigest()
 ELSEWHERE = "restore from another snapshot ('drkit snapshots'), and back up again"
+
+
+class Counts(Struct):
+    """What a snapshot says of how much it holds, to be counted again."""
+
+    files: int = 0
+    dirs: int = 0
+    others: int = 0
+    plugins: int = 0
+    bytes: int = 0
+
+    def add(self, entry: Entry) -> None:
+        """Count an entry."""
+        if entry.type == "f":
+            self.files += 1
+            self.bytes += entry.size
+        elif entry.type == "d":
+            self.dirs += 1
+        else:
+            self.others += 1
+
+
+class _OpenPlugin:
+    """A plugin that the walk is in: everything from its root on that starts with `prefix`."""
+
+    def __init__(self, prefix: bytes, row: PluginRow) -> None:
+        self.prefix = prefix
+        self.row = row
+        self.hash = treehash.TreeHash()
+        self.files = self.bytes = 0
+
+    def add(self, entry: Entry, path: bytes, tail: bytes) -> None:
+        """Take an entry, the plugin's root first, which the slice leaves without a path."""
+        self.hash.add_rows(treehash.row(path[len(self.prefix) :], tail))
+        if entry.type == "f":
+            self.files += 1
+            self.bytes += entry.size
 
 
 class TreeVerifier:
@@ -33,13 +72,13 @@ class TreeVerifier:
 
     def verify(self, name: str, snap: Snapshot) -> None:
         """Check one snapshot's manifest and plugin table against its hashes, and every blob against the index."""
-        plugins = self._plugins(name, snap)
+        plugins, all_plugins = self._plugins(name, snap)
         whole = treehash.TreeHash()
-        open_plugins: list[tuple[bytes, PluginRow, treehash.TreeHash]] = []
+        open_plugins: list[_OpenPlugin] = []
         lost = False
-        counts = {"f": 0, "d": 0}
+        counts = Counts(plugins=len(plugins) if all_plugins else snap.plugins)
         if b"" in plugins:
-            open_plugins.append((b"", plugins.pop(b""), treehash.TreeHash()))
+            open_plugins.append(_OpenPlugin(b"", plugins.pop(b"")))
         for segment in self._repo.segments(snap, passed=self._node):
             self._node(segment.id)
             if segment.lost:
@@ -52,17 +91,13 @@ class TreeVerifier:
             paths = segment.paths
             whole.add_rows(b"".join(map(treehash.row, paths, tails)))
             for entry, path, tail in zip(segment.entries, paths, tails, strict=True):
-                counts[entry.type] = counts.get(entry.type, 0) + 1
-                while open_plugins and not path.startswith(open_plugins[-1][0]):
+                counts.add(entry)
+                while open_plugins and not path.startswith(open_plugins[-1].prefix):
                     self._close(name, open_plugins.pop(), lost=lost)
                 if entry.type == "d" and path in plugins:
-                    open_plugins.append((path + b"/", plugins.pop(path), treehash.TreeHash()))
-                    for prefix, _, digest in open_plugins[:-1]:
-                        digest.add_rows(treehash.row(path[len(prefix) :], tail))
-                    open_plugins[-1][2].add_rows(treehash.row(b"", tail))
-                    continue
-                for prefix, _, digest in open_plugins:
-                    digest.add_rows(treehash.row(path[len(prefix) :], tail))
+                    open_plugins.append(_OpenPlugin(path + b"/", plugins.pop(path)))
+                for plugin in open_plugins:
+                    plugin.add(entry, path, tail)
         while open_plugins:
             self._close(name, open_plugins.pop(), lost=lost)
         if lost:
@@ -78,12 +113,14 @@ class TreeVerifier:
             )
         if whole.hexdigest() != snap.tree_sha256:
             self._report(Finding("tree-hash", name, "the manifest does not give the snapshot's tree hash", ELSEWHERE))
-        if (counts["f"], counts["d"]) != (snap.files, snap.dirs):
+        if counts != Counts(snap.files, snap.dirs, snap.others, snap.plugins, snap.bytes):
             self._report(Finding("counts", name, "the manifest has other counts than the snapshot", ELSEWHERE))
 
-    def verify_parts(self) -> None:
-        """Hash every file that has several blobs as a whole."""
+    def verify_parts(self, takes: Callable[[bytes], bool]) -> None:
+        """Hash files that have several blobs as wholes, those of which `takes` wants the SHA-256."""
         for entry in self.in_parts.values():
+            if not takes(bytes.fromhex(entry.sha256)):
+                continue
             digest = hashlib.sha256()
             size = 0
             try:
@@ -102,24 +139,27 @@ class TreeVerifier:
                     )
                 )
 
-    def _plugins(self, name: str, snap: Snapshot) -> dict[bytes, PluginRow]:
+    def _plugins(self, name: str, snap: Snapshot) -> tuple[dict[bytes, PluginRow], bool]:
+        """Return the rows of the plugin table by path, and whether all of them could be read."""
         rows: dict[bytes, PluginRow] = {}
+        whole = True
         for node in self._repo.leaves(self._reader, snap.plugin_table, passed=self._node):
             self._node(node.id)
             try:
                 rows.update((row.raw_path, row) for row in _rows(self._reader, node))
             except IntegrityError as error:
                 self._report(Finding("plugins-lost", name, f"a part of the plugin table: {error}", ELSEWHERE))
-        return rows
+                whole = False
+        return rows, whole
 
-    def _close(self, name: str, opened: tuple[bytes, PluginRow, treehash.TreeHash], *, lost: bool) -> None:
-        path, row, digest = opened
-        if digest.hexdigest() != row.tree_sha256 and not lost:
-            self._report(
-                Finding(
-                    "plugin-hash", f"{name} {show_path(path)}", "the manifest does not give its tree hash", ELSEWHERE
-                )
-            )
+    def _close(self, name: str, plugin: _OpenPlugin, *, lost: bool) -> None:
+        if lost:
+            return
+        where = f"{name} {show_path(plugin.row.raw_path)}"
+        if plugin.hash.hexdigest() != plugin.row.tree_sha256:
+            self._report(Finding("plugin-hash", where, "the manifest does not give its tree hash", ELSEWHERE))
+        if (plugin.files, plugin.bytes) != (plugin.row.files, plugin.row.bytes):
+            self._report(Finding("counts", where, "the manifest has other counts than the plugin table", ELSEWHERE))
 
     def _node(self, node_id: str) -> None:
         self._locate([bytes.fromhex(node_id)])

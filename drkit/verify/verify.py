@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -10,15 +11,16 @@ from time import monotonic
 
 from msgspec import Struct
 
-from drkit.errors import DrkitError, IntegrityError, StoreError, UsageError
+from drkit.errors import DrkitError, IntegrityError, StoreCorrupt, StoreError, UsageError
 from drkit.model import Finding, Level, PackId, Snapshot, SnapshotId, show_path
 from drkit.progress import Progress
 from drkit.repo import BlobLost, Repository, SnapshotRef
 from drkit.repo.names import pack_id_of
-from drkit.verify.packs import REPAIR, PackResult, verify_pack
+from drkit.verify.packs import PackResult, verify_pack
 from drkit.verify.trees import ELSEWHERE, TreeVerifier
 
 _WORKERS = 2
+_LOST = "repair the packs that hold it; what the source no longer has may be in another snapshot ('drkit find')"
 
 Witness = Callable[[SnapshotRef], tuple[str, str] | None]
 """Tells the id and the tree hash that the snapshot of that time had when it was made; None where nobody knows."""
@@ -49,9 +51,10 @@ def verify(
 ) -> VerifyReport:
     """Verify snapshots and the packs that they need, or all packs of the store with `every_pack`.
 
-    `subset` ("N/M" or "P%") bounds which packs are read; `scratch` is where the level RESTORE restores to (default:
-    the system's temporary directory). `witness` is asked what a snapshot was when it was made: a repository that was
-    rewritten as a whole is in itself without fault. Damage becomes findings; UsageError for a subset that cannot be.
+    `subset` ("N/M" or "P%") bounds which packs are read, and which files in chunks are put together; `scratch` is
+    where the level RESTORE restores to (default: the system's temporary directory). `witness` is asked what a snapshot
+    was when it was made: a repository that was rewritten as a whole is in itself without fault. Damage becomes
+    findings; UsageError for a subset that cannot be.
     """
     began = monotonic()
     chosen = _subset(subset)
@@ -80,7 +83,7 @@ def verify(
         snapshots=tuple(ref.id for ref in refs),
         packs_read=job.packs_read,
         bytes_read=job.bytes_read,
-        findings=tuple(job.findings),
+        findings=tuple(job.findings.values()),
         duration_s=round(monotonic() - began, 3),
     )
 
@@ -90,10 +93,10 @@ class _Chosen(Struct, frozen=True):
     parts: int = 1
     share: float = 1.0
 
-    def takes(self, pack_id: PackId) -> bool:
+    def takes(self, object_id: bytes) -> bool:
         if self.share < 1.0:
             return random.random() < self.share  # noqa: S311 - a sample, not a secret
-        return int.from_bytes(pack_id[:4], "big") % self.parts == self.part - 1
+        return int.from_bytes(object_id[:4], "big") % self.parts == self.part - 1
 
 
 def _subset(text: str | None) -> _Chosen:
@@ -114,7 +117,7 @@ class _Job:
     pool: ThreadPoolExecutor
 
     def __init__(self, repo: Repository, level: Level, chosen: _Chosen, progress: Progress) -> None:
-        self.findings: dict[Finding, None] = {}
+        self.findings: dict[object, Finding] = {}
         self.packs_read = self.bytes_read = 0
         self._repo = repo
         self._level = level
@@ -123,7 +126,9 @@ class _Job:
         self._reading: dict[PackId, Future[PackResult]] = {}
 
     def report(self, finding: Finding) -> None:
-        self.findings[finding] = None  # each once: a pack may turn up as damaged in several ways
+        """Keep a finding, once; a lost file comes up at several levels, for other reasons."""
+        key = (finding.code, finding.object) if finding.code == "file-lost" else finding
+        self.findings.setdefault(key, finding)
 
     def load(self, refs: Sequence[SnapshotRef]) -> list[tuple[SnapshotRef, Snapshot]]:
         loaded = []
@@ -155,7 +160,7 @@ class _Job:
                 self.report(Finding("tree-damaged", ref.name, str(error), ELSEWHERE))
             self._progress.advance(snap.files, 0)
         if self._level >= Level.CONTENT:
-            trees.verify_parts()
+            trees.verify_parts(self._chosen.takes)
 
     def read_pack(self, pack_id: PackId) -> None:
         if pack_id not in self._reading and self._chosen.takes(pack_id):
@@ -181,7 +186,6 @@ class _Job:
     def _name_losses(self) -> None:
         """Say which paths of which snapshots the damage costs: only what no other place gives back."""
         reader = self._repo.reader()
-        named = {finding.object for finding in self.findings if finding.code == "file-lost"}
         for ref in self._repo.snapshots():
             try:
                 for segment in self._repo.segments(self._repo.load(ref)):
@@ -191,30 +195,32 @@ class _Job:
                                 continue
                         except BlobLost as error:
                             where = f"{ref.name} {show_path(entry.raw_path)}"
-                            if where not in named:
-                                self.report(Finding("file-lost", where, str(error), REPAIR))
-            except IntegrityError:
+                            self.report(Finding("file-lost", where, str(error), _LOST))
+            except (IntegrityError, StoreCorrupt):
                 continue  # a damaged snapshot has its own finding
 
 
 def _restore(repo: Repository, ref: SnapshotRef, snap: Snapshot, scratch: bytes | None, job: _Job) -> None:
     import os
-    import shutil
     import tempfile
 
     from drkit.restore import restore_tree
+    from drkit.restore.dirs import remove
 
     directory = tempfile.mkdtemp(prefix=b"drkit-verify-", dir=scratch)
+    parent = os.open(os.path.dirname(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         report = restore_tree(repo, ref, os.path.join(directory, b"tree"), progress=job._progress)
         for lost in report.lost:
-            job.report(Finding("file-lost", f"{ref.name} {lost.path}", lost.reason, REPAIR))
+            job.report(Finding("file-lost", f"{ref.name} {lost.path}", lost.reason, _LOST))
         if not report.lost and report.tree_sha256 != snap.tree_sha256:
             job.report(Finding("restore-mismatch", ref.name, "what was restored has another tree hash", ELSEWHERE))
     except DrkitError as error:
         job.report(Finding("restore-failed", ref.name, str(error), error.hint))
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what is left lies where temporary files are cleared away
+            remove(parent, os.path.basename(directory))
+        os.close(parent)
 
 
 def _ignore(pack_id: PackId) -> None:

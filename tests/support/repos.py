@@ -35,6 +35,7 @@ class Bench:
         self.source.mkdir()
         self.store = MemoryStore() if store is None else store
         self.now = START
+        self._written = 0
         Repository.create(self.store, now=self.now)
         if chunker is not None:
             made = Settings(FormatVersion(), "0" * 32, "2026-03-01T12:00:00+00:00", chunker=chunker)
@@ -52,8 +53,8 @@ class Bench:
         full.parent.mkdir(parents=True, exist_ok=True)
         full.write_bytes(data)
         # A time of its own: a rewritten file is never mistaken for the one before.
-        self.stamp = getattr(self, "stamp", 0) + 1
-        os.utime(full, (1_700_000_000 + self.stamp, 1_700_000_000 + self.stamp))
+        self._written += 1
+        os.utime(full, (1_700_000_000 + self._written, 1_700_000_000 + self._written))
 
     def plugin(self, path: str, files: int = 10) -> None:
         """Write a plugin whose files all differ."""
