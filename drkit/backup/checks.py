@@ -24,16 +24,14 @@ def check_source(repo: Repository, source: bytes, excludes: Globs) -> frozenset[
         raise UsageError(f"the source {shown} is not a directory", hint="name the directory that holds it") from None
     except OSError as error:
         raise unreadable(source, error) from error
-    if empty:
-        raise UsageError(f"the source {shown} is empty", hint="check the path, and whether its disk is mounted")
     location = repo.location()
-    if location is None:
-        return frozenset()
-    if location == source or source.startswith(location.rstrip(b"/") + b"/"):
+    if location is not None and (location == source or source.startswith(location.rstrip(b"/") + b"/")):
         raise UsageError(
             f"the source {shown} lies inside the repository", hint="name the tree to protect, not its backup"
         )
-    if location.startswith(source.rstrip(b"/") + b"/"):
+    if empty:
+        raise UsageError(f"the source {shown} is empty", hint="check the path, and whether its disk is mounted")
+    if location is not None and location.startswith(source.rstrip(b"/") + b"/"):
         inside = location[len(source.rstrip(b"/")) + 1 :]
         if not excludes.match(inside):
             raise UsageError(
