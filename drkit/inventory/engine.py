@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from drkit.errors import DrkitError, IntegrityError, LockedError, NoSpace, StoreError, UsageError
+from drkit.errors import DrkitError, FormatError, IntegrityError, LockedError, NoSpace, StoreError, UsageError
 
 Value = int | float | str | bytes | None
 
@@ -145,6 +145,8 @@ def translate(text: str, name: str) -> DrkitError:
     if "malformed" in lower or "not a database" in lower:
         hint = "move it away and run 'drkit inventory rebuild', or 'drkit inventory pull'"
         return IntegrityError(f"the inventory {name} is damaged: {text}", hint=hint)
+    if "constraint failed" in lower:
+        return FormatError(f"a row that the inventory {name} cannot have: {text}")
     if "full" in lower:
         return NoSpace(f"the inventory {name} could not be written: {text}")
     if "readonly" in lower or "unable to open" in lower:
