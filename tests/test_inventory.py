@@ -256,7 +256,7 @@ def test_text_is_stored_whole_or_escaped() -> None:
 
 def _record(path: str, times: int) -> None:
     with opened(Path(path)) as inventory:
-        inventory.engine._sleep = lambda seconds: __import__("time").sleep(seconds)
+        inventory.engine.sleep = lambda seconds: __import__("time").sleep(seconds)
         for number in range(times):
             record_backup(inventory, number, plugins=5)
 

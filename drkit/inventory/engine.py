@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(self, path: bytes, *, sleep: Callable[[float], None]) -> None:
         self.path = path
-        self._sleep = sleep
+        self.sleep = sleep
         self._pid = os.getpid()
         self._name = os.fsdecode(path)
         try:
@@ -75,7 +75,7 @@ class Engine:
                 waited = monotonic() - began > PATIENCE_S
                 if waited or connection.in_transaction or not isinstance(told, LockedError):
                     raise told from error
-            self._sleep(_PAUSE_S)
+            self.sleep(_PAUSE_S)
 
     def insert(self, sql: str, width: int, rows: Sequence[Sequence[Value]], tail: str = "") -> None:
         """Run `sql` with VALUES of many rows of `width` values at a time, then `tail`."""
