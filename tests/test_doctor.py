@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import subprocess
@@ -33,6 +34,7 @@ from drkit.store.memory import MemoryStore
 from tests.support.cli import Cli, Run
 from tests.support.hrana import TOKEN, Hrana, serving
 from tests.support.restoring import back_up
+from tests.test_docs import parse
 
 HOST = socket.gethostname()
 
@@ -58,7 +60,20 @@ def codes(run: Run) -> set[str]:
     for finding in answer["findings"]:
         assert set(finding) == {"code", "object", "message", "repair", "exit"}
         assert all(finding[key] for key in ("code", "object", "message", "repair"))
+        check_commands(finding["repair"])
     return {finding["code"] for finding in answer["findings"]}
+
+
+def check_commands(repair: str) -> None:
+    """What is shown as a drkit command is one; only what stands for the user's own words may be left out."""
+    commands = re.findall(r"'drkit ([^']+)'", repair)
+    commands += re.findall(r"(?:^|: )drkit ([^;']+)", repair)
+    for command in commands:
+        try:
+            parse(shlex.split(command))
+        except Exception as error:
+            if "Missing" not in str(error):
+                raise
 
 
 USUAL = {"same-device", "never-drilled", "never-verified", "copies"}

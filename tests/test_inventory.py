@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_every_table_has_the_columns_that_the_code_says(tmp_path: Path) -> None:
 
 def test_a_restore_is_a_proof_only_if_it_was_whole(tmp_path: Path) -> None:
     with opened(tmp_path / "inventory.db") as inventory:
-        kept = {"repo_id": REPO, "store_url": STORE, "snapshot_id": "1", "lost": 0, "files": 1}
+        kept: dict[str, Any] = {"repo_id": REPO, "store_url": STORE, "snapshot_id": "1", "lost": 0, "files": 1}
         inventory.record_restore(**kept, plugin=b"p/1", whole=False, bytes_restored=1, duration_s=0.1)
         assert inventory.last_proof(REPO, STORE, b"p/1") is None
         inventory.record_restore(**kept, plugin=b"p/1", whole=True, bytes_restored=1, duration_s=0.1)
@@ -255,7 +256,7 @@ def test_text_is_stored_whole_or_escaped() -> None:
 
 def _record(path: str, times: int) -> None:
     with opened(Path(path)) as inventory:
-        inventory.engine._sleep = lambda seconds: __import__("time").sleep(seconds)
+        inventory.engine.sleep = lambda seconds: __import__("time").sleep(seconds)
         for number in range(times):
             record_backup(inventory, number, plugins=5)
 

@@ -214,7 +214,12 @@ def test_the_local_file_is_free_while_the_network_is_waited_for(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("url", "error"),
-    [("http://127.0.0.1:9", StoreError), ("ftp://example", UsageError), ("libsql://", UsageError)],
+    [
+        ("http://127.0.0.1:9", StoreError),
+        ("ftp://example", UsageError),
+        ("libsql://", UsageError),
+        ("http://h:x", UsageError),
+    ],
 )
 def test_nobody_there(url: str, error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -225,6 +230,12 @@ def test_the_token_is_in_no_message(server: Hrana) -> None:
     with pytest.raises(StoreError, match="refuses the token") as caught:
         client(server, token="wrong-and-secret").transaction([("SELECT 1", ())])
     assert "secret" not in str(caught.value) + caught.value.hint
+
+
+def test_a_token_that_cannot_be_one_is_refused_without_showing_it() -> None:
+    with pytest.raises(UsageError) as caught:
+        Turso("http://localhost", "sec\nret")
+    assert "sec" not in str(caught.value)
 
 
 def test_a_statement_that_fails_leaves_nothing_of_its_transaction(server: Hrana) -> None:

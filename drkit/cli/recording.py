@@ -34,7 +34,7 @@ def backup(session: Session, repository: Repository, report: BackupReport) -> No
         found(
             session.inventory(),
             repository,
-            report.snapshot,
+            repository.resolve(report.snapshot),
             look_for_packs=report.packs > 0,
             report=report,
         )
@@ -64,13 +64,12 @@ def witness(session: Session, repository: Repository) -> Witness:
 def found(
     inventory: Inventory,
     repository: Repository,
-    snapshot_id: str,
+    ref: SnapshotRef,
     *,
     look_for_packs: bool = False,
     report: BackupReport | None = None,
 ) -> None:
     """Record a snapshot: as it was made, with its report, or as it was found in the repository, without."""
-    ref = repository.resolve(snapshot_id)
     snap = repository.load(ref)
     store_url, repo_id = repository.store.url, repository.config.repository_id
     packs: list[tuple[PackId, int]] = []
@@ -223,7 +222,7 @@ def rebuild(inventory: Inventory, repository: Repository, *, warn: Callable[[Fin
     for ref in refs.values():
         if not inventory.has_snapshot(repo_id, ref.id):
             with _damage_told(ref.name, warn):
-                found(inventory, repository, ref.id, look_for_packs=True)
+                found(inventory, repository, ref, look_for_packs=count == 0)
                 count += 1
     return objects.rows, count
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 from msgspec import Struct
 
-from drkit.doctor.report import ADVICE, WARNING, Diagnosis, age
+from drkit.doctor.report import ADVICE, WARNING, Diagnosis, age, word
 from drkit.errors import ObjectNotFound
 from drkit.model import show_path
 from drkit.repo import Repository
@@ -52,7 +52,8 @@ def _locks(repo: Repository, host: str, now: datetime) -> Iterator[Diagnosis]:
         if dead or old > STALE:
             who = f"process {lock.pid} on {lock.host}" if lock.pid else "a process that left no name"
             message = f"{who} took this lock {age(old)} ago and {'has died' if dead else 'has not renewed it'}"
-            where = os.path.join(repo.store.url, info.name)
+            directory = repo.location()
+            where = word(os.path.join(directory, os.fsencode(info.name))) if directory else info.name
             yield Diagnosis("lock-stale", info.name, message, f"if that process has ended: rm {where}", WARNING)
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from drkit.doctor.report import Diagnosis, Surroundings
+from drkit.doctor.report import Diagnosis, Surroundings, word
 from drkit.model import show_path
 
 
@@ -27,4 +27,4 @@ def check_permissions(around: Surroundings) -> Iterator[Diagnosis]:
         if mode & mask and reachable:
             shown = show_path(path)
             right = "go-rwx" if mask == 0o077 else "go-w"
-            yield Diagnosis(code, shown, f"others may {who} it (mode {mode:04o})", f"chmod {right} {shown}")
+            yield Diagnosis(code, shown, f"others may {who} it (mode {mode:04o})", f"chmod {right} {word(path)}")

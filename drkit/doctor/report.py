@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from datetime import timedelta
 
 from msgspec import Struct
 
 from drkit.errors import IntegrityError, PartialError
-from drkit.model import Finding
+from drkit.model import Finding, show_path
 
 ADVICE = 0
 WARNING = PartialError.code
@@ -64,6 +65,11 @@ def report(checks: Iterable[str], findings: Iterable[Diagnosis]) -> DoctorReport
 def as_diagnosis(finding: Finding, exit_code: int) -> Diagnosis:
     """Return what was found elsewhere with its exit code."""
     return Diagnosis(finding.code, finding.object, finding.message, finding.repair, exit_code)
+
+
+def word(raw: bytes) -> str:
+    """Return a path as a word for the shell."""
+    return shlex.quote(show_path(raw))
 
 
 def age(span: timedelta) -> str:

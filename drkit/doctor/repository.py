@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
-from drkit.doctor.report import DAMAGE, WARNING, Diagnosis, Targets, age, as_diagnosis
+from drkit.doctor.report import DAMAGE, WARNING, Diagnosis, Targets, age, as_diagnosis, word
 from drkit.errors import IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format.limits import FORMAT_MINOR
 from drkit.model import Snapshot, show_path
@@ -93,7 +93,9 @@ def _age(one: Newest, now: datetime, targets: Targets) -> Iterator[Diagnosis]:
         yield Diagnosis("clock-behind", ref.name, message, repair)
     elif old > targets.rpo:
         message = f"the newest snapshot of {source} is {age(old)} old, the target is {age(targets.rpo)}"
-        repair = f"drkit backup {source}; 'drkit schedule print --systemd' prints what does it every night"
+        repair = (
+            f"drkit backup {word(snap.raw_source)}; 'drkit schedule print --systemd' prints what does it every night"
+        )
         yield Diagnosis("backup-old", ref.name, message, repair)
 
 
@@ -112,7 +114,7 @@ def _readable(repo: Repository, one: Newest) -> Iterator[Diagnosis]:
                     for _ in reader.content(entry, segment.places):
                         return
     except (IntegrityError, StoreCorrupt) as error:
-        repair = f"drkit verify {ref.id[:12]} says what is lost; 'drkit backup' stores what the source still has"
+        repair = f"'drkit verify {ref.id[:12]}' says what is lost; 'drkit backup' stores what the source still has"
         yield Diagnosis("snapshot-unreadable", ref.name, str(error), repair, DAMAGE)
 
 
@@ -126,7 +128,9 @@ def _device(repo: Repository, snap: Snapshot) -> Iterator[Diagnosis]:
         same = os.stat(location).st_dev == os.stat(snap.raw_source).st_dev
     except OSError as error:
         message = f"the source {source} cannot be read: {error.strerror}"
-        yield Diagnosis("source-missing", source, message, f"if it is lost: drkit restore latest --target {source}")
+        yield Diagnosis(
+            "source-missing", source, message, f"if it is lost: drkit restore latest --target {word(snap.raw_source)}"
+        )
         return
     if same:
         message = f"the repository is on the same device as the source {source}: one dead disk takes both"

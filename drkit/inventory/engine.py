@@ -17,11 +17,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from time import monotonic
 from typing import Any
 
-from drkit.errors import DrkitError, IntegrityError, LockedError, NoSpace, StoreError, UsageError
+from drkit.errors import DrkitError, FormatError, IntegrityError, LockedError, NoSpace, StoreError, UsageError
 
 Value = int | float | str | bytes | None
 
@@ -39,7 +38,7 @@ class Engine:
 
     def __init__(self, path: bytes, *, sleep: Callable[[float], None]) -> None:
         self.path = path
-        self._sleep = sleep
+        self.sleep = sleep
         self._pid = os.getpid()
         self._name = os.fsdecode(path)
         try:
@@ -49,7 +48,7 @@ class Engine:
         self._connection = _connect(self._name)
         try:
             for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL"):
-                self._patiently(partial(self.execute, f"PRAGMA {pragma}"))
+                self.execute(f"PRAGMA {pragma}")
         except BaseException:
             self.close()
             raise
@@ -59,14 +58,24 @@ class Engine:
         return self.query(sql, values)[1]
 
     def query(self, sql: str, values: Sequence[Value] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run one statement and return the names of its columns, and its rows."""
+        """Run one statement and return the names of its columns, and its rows.
+
+        Outside of a transaction it waits while other processes hold the lock, for at most `PATIENCE_S`: LockedError.
+        """
         connection = self._usable()
-        try:
-            cursor = connection.execute(sql, tuple(map(bound, values)))
-            columns = [column[0] for column in cursor.description or ()]
-            return columns, cursor.fetchall() if columns else []
-        except ValueError as error:
-            raise translate(str(error), self._name) from error
+        arguments = tuple(map(bound, values))
+        began = monotonic()
+        while True:
+            try:
+                cursor = connection.execute(sql, arguments)
+                columns = [column[0] for column in cursor.description or ()]
+                return columns, cursor.fetchall() if columns else []
+            except ValueError as error:
+                told = translate(str(error), self._name)
+                waited = monotonic() - began > PATIENCE_S
+                if waited or connection.in_transaction or not isinstance(told, LockedError):
+                    raise told from error
+            self.sleep(_PAUSE_S)
 
     def insert(self, sql: str, width: int, rows: Sequence[Sequence[Value]], tail: str = "") -> None:
         """Run `sql` with VALUES of many rows of `width` values at a time, then `tail`."""
@@ -82,7 +91,7 @@ class Engine:
 
         LockedError if other processes hold the lock for longer than `PATIENCE_S`.
         """
-        self._patiently(lambda: self.execute("BEGIN IMMEDIATE"))
+        self.execute("BEGIN IMMEDIATE")
         try:
             yield
             self.execute("COMMIT")
@@ -113,17 +122,6 @@ class Engine:
             raise DrkitError(f"the inventory {self._name} was opened by the process that this one was forked from")
         return self._connection
 
-    def _patiently(self, act: Callable[[], object]) -> None:
-        began = monotonic()
-        while True:
-            try:
-                act()
-                return
-            except LockedError:
-                if monotonic() - began > PATIENCE_S:
-                    raise
-                self._sleep(_PAUSE_S)
-
 
 def bound(value: Value) -> Value:
     """Return a value as the engine binds it without loss."""
@@ -144,9 +142,11 @@ def translate(text: str, name: str) -> DrkitError:
     lower = text.lower()
     if "locked" in lower or "busy" in lower:
         return LockedError(f"another process holds the inventory {name}")
-    if "malformed" in lower or "not a database" in lower or "disk i/o" in lower:
+    if "malformed" in lower or "not a database" in lower:
         hint = "move it away and run 'drkit inventory rebuild', or 'drkit inventory pull'"
         return IntegrityError(f"the inventory {name} is damaged: {text}", hint=hint)
+    if "constraint failed" in lower:
+        return FormatError(f"a row that the inventory {name} cannot have: {text}")
     if "full" in lower:
         return NoSpace(f"the inventory {name} could not be written: {text}")
     if "readonly" in lower or "unable to open" in lower:

@@ -161,7 +161,14 @@ class Inventory:
             (at, repo_id, store_url, one or "", plugin, level, ok, findings, packs_read, bytes_read, duration_s)
             for one in (snapshot_id, *others)
         ]
-        detail = {"snapshot": snapshot_id, "level": level, "ok": ok, "findings": findings, "store": store_url}
+        detail = {
+            "snapshot": snapshot_id,
+            "snapshots": len(rows),
+            "level": level,
+            "ok": ok,
+            "findings": findings,
+            "store": store_url,
+        }
         self.record("verify", detail, {"verifications": rows}, repo_id=repo_id, at=at)
 
     def record_restore(
@@ -344,7 +351,7 @@ class Inventory:
         what it records later never collides with what this one does.
         """
         self.engine.execute("VACUUM INTO ?", (os.fsdecode(path),))
-        copy = Engine(path, sleep=time.sleep)
+        copy = Engine(path, sleep=self.engine.sleep)
         try:
             copy.execute("DELETE FROM identity")
             copy.execute("PRAGMA journal_mode=DELETE")

@@ -13,7 +13,7 @@ import msgspec
 import zstandard
 from msgspec import Struct
 
-from drkit.errors import FormatError, ObjectExists
+from drkit.errors import FormatError, ObjectExists, StoreCorrupt
 from drkit.format.manifest import text_or_b64
 from drkit.inventory import outbox
 from drkit.inventory.inventory import Inventory
@@ -24,6 +24,7 @@ from drkit.store.base import Store
 _NAME = re.compile(r"inventory/[0-9a-f]{32}-[0-9]+-([0-9a-f]{8})\.jsonl\.zst")
 _DECODED_MAX = 256 << 20
 _LEVEL = 6
+_INT_MAX = 2**63 - 1
 _DERIVED = frozenset({"plugins"})
 """Tables that are not written: their rows follow from the snapshot, which the repository has."""
 
@@ -67,20 +68,29 @@ def read_objects(inventory: Inventory, store: Store, repo_id: str) -> Found:
     for info in store.list("inventory/"):
         try:
             header, rows = decode(info.name, store.get(info.name))
-        except FormatError as error:
-            repair = "remove the object; 'drkit inventory push' and 'pull' bring its rows back from Turso"
+            _check_repository(info.name, rows, repo_id)
+            with inventory.engine.transaction():
+                outbox.take_in(inventory.engine, rows)
+                # What Turso has not got is in nobody's outbox any more, if the machine is lost that recorded it.
+                values = [(*one, repo_id, 1, 0) for one in header.ranges]
+                inventory.engine.insert(
+                    "INSERT OR IGNORE INTO outbox (inventory, first, last, repository, stored, pushed)", 6, values
+                )
+        except (FormatError, StoreCorrupt) as error:
+            repair = "remove the object; 'drkit inventory pull' brings its rows back from Turso, if they got there"
             findings.append(Finding("inventory-damaged", info.name, str(error), repair))
             continue
-        with inventory.engine.transaction():
-            outbox.take_in(inventory.engine, rows)
-            # What Turso has not got is in nobody's outbox any more, if the machine is lost that recorded it.
-            values = [(*one, repo_id, 1, 0) for one in header.ranges]
-            inventory.engine.insert(
-                "INSERT OR IGNORE INTO outbox (inventory, first, last, repository, stored, pushed)", 6, values
-            )
         objects += 1
         count += sum(map(len, rows.values()))
     return Found(objects, count, tuple(findings))
+
+
+def _check_repository(name: str, rows: dict[str, list[tuple[Any, ...]]], repo_id: str) -> None:
+    """Raise FormatError for rows about another repository: this one has no say in it."""
+    for table, values in rows.items():
+        columns = BY_NAME[table].all
+        if "repository" in columns and any(row[columns.index("repository")] != repo_id for row in values):
+            raise FormatError(f"{name} has rows about another repository")
 
 
 def encode(shipment: outbox.Shipment) -> tuple[str, bytes]:
@@ -145,7 +155,7 @@ def _row(table: Table, keys: dict[str, Any]) -> tuple[Any, ...]:
                 value = base64.b64decode(encoded, validate=True)
             elif isinstance(value, str):
                 value = value.encode()
-        if not isinstance(value, str | int | float | bytes | None):
+        if not isinstance(value, str | int | float | bytes | None) or (type(value) is int and abs(value) > _INT_MAX):
             raise TypeError(f"{column} cannot be {value!r}")
         values.append(value)
     return tuple(values)

@@ -30,15 +30,13 @@ class Turso:
     """A database by URL and token. Errors are StoreErrors; none of them holds the token."""
 
     def __init__(self, url: str, token: str, *, timeout: float = TIMEOUT_S) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES or not parts.hostname:
-            raise UsageError(f"{parts.scheme}://{parts.hostname} is no Turso database", hint="give libsql://HOST")
-        self.name = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        scheme, self._host, self._port = _parse(url)
+        self.name = f"{scheme}://{self._host}" + (f":{self._port}" if self._port else "")
         self.requests = 0
-        self._secure = _SCHEMES[parts.scheme]
-        self._host = parts.hostname
-        self._port = parts.port
-        self._token = token
+        self._secure = _SCHEMES[scheme]
+        self._token = token.strip()
+        if not (self._token.isascii() and self._token.isprintable()):
+            raise UsageError("the token of Turso has characters that no token has", hint="check TURSO_AUTH_TOKEN")
         self._timeout = timeout
         self._connection: Any = None
 
@@ -116,6 +114,18 @@ class Turso:
 
 _SCHEMES = {"libsql": True, "https": True, "wss": True, "http": False, "ws": False}
 """What a URL may begin with, and whether that means TLS."""
+
+
+def _parse(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port. Nothing else of a URL goes into a message: it could be a secret."""
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or parts.scheme not in _SCHEMES:
+        raise UsageError("what is named as Turso's URL is none", hint="give libsql://HOST")
+    return parts.scheme, host, port
 
 
 def _excerpt(data: bytes) -> str:

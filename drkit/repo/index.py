@@ -194,7 +194,7 @@ def _indexed_packs(store: Store, loaded: LoadedIndex) -> Iterator[IndexedPack]:
     for index_id, why in damaged.items():
         if index_id not in superseded:
             loaded.damaged.append(index_id)
-            repair = "drkit backup writes the index anew"
+            repair = "nothing is lost; the next 'drkit backup' that stores something writes the index anew"
             loaded.findings.append(Finding("index-damaged", index_name(index_id), why, repair))
     for index_id, packs in readable.items():
         if index_id not in superseded:
