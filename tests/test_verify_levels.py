@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import drkit.restore
-from drkit.backup.files import EntryReader
+from drkit.backup.files import EntryReader, _Content
 from drkit.backup.plugins import PluginTracker
 from drkit.errors import UsageError
 from drkit.format import snapshot as snapshot_format
@@ -350,15 +350,15 @@ def test_a_file_put_together_wrongly(bench: Bench, monkeypatch: pytest.MonkeyPat
         reader: EntryReader,
         raw: bytes,
         status: os.stat_result,
-        size: int,
-        sha256: str,
-        blobs: tuple[bytes, ...],
+        content: _Content,
         xattrs: dict[str, str] | None,
     ) -> Entry:
         if raw == path.encode():
+            blobs = content.blobs
             blobs = blobs[::-1] if wrong == "order" else blobs[:-1] if wrong == "missing" else blobs
-            sha256 = "0" * 64 if wrong == "hash" else sha256
-        return original(reader, raw, status, size, sha256, blobs, xattrs)
+            sha256 = "0" * 64 if wrong == "hash" else content.sha256
+            content = msgspec.structs.replace(content, blobs=blobs, sha256=sha256)
+        return original(reader, raw, status, content, xattrs)
 
     monkeypatch.setattr(EntryReader, "_entry", entry)
     os.utime(bench.root / path)
