@@ -147,11 +147,8 @@ class Walker:
     def _is_plugin(self, full: bytes, path: bytes, listed: list[os.DirEntry[bytes]]) -> bool:
         if not self._heads.isdisjoint(map(_name, listed)):
             for marker in self._markers:
-                try:
-                    if stat.S_ISREG(os.lstat(full + b"/" + marker).st_mode):
-                        return True
-                except OSError:
-                    continue  # no such file: not a plugin by this marker
+                if _is_file(full, marker):
+                    return True
         return (
             bool(self._plugin_globs)
             and self._plugin_globs.match(path)
@@ -170,3 +167,15 @@ def _databases(listed: list[os.DirEntry[bytes]]) -> _Databases:
             found[name] = name
             found.update((name + suffix, name) for suffix in _BESIDE)
     return found
+
+
+def _is_file(directory: bytes, path: bytes) -> bool:
+    """Whether there is a regular file at a path below a directory, reached through no link: one that is backed up."""
+    parts = path.split(b"/")
+    try:
+        for number in range(1, len(parts)):
+            if not stat.S_ISDIR(os.lstat(b"/".join((directory, *parts[:number]))).st_mode):
+                return False
+        return stat.S_ISREG(os.lstat(directory + b"/" + path).st_mode)
+    except OSError:
+        return False
