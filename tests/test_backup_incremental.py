@@ -196,6 +196,14 @@ def test_a_manifest_that_is_left_out_names_no_plugin(bench: Bench) -> None:
     assert {row.name for row in bench.image(report).plugins} == {"source", "b", "c"}
 
 
+def test_the_last_file_of_a_plugin_is_left_out_now(bench: Bench) -> None:
+    """Nothing else in it has changed, and nothing comes after it in the plugin."""
+    bench.write("b/zz", b"the last")
+    bench.take()
+    before, after = bench.image(bench.take()), bench.image(check_next(bench, excludes=("zz",)))
+    assert [new.files - old.files for old, new in zip(before.plugins, after.plugins, strict=True)] == [-1, -1, 0]
+
+
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_plugin_of_which_a_lost_part_is_left_out_now(bench: Bench, cache: bool) -> None:
     """Nothing that can still be read of the last backup tells that the plugin has changed."""

@@ -321,8 +321,11 @@ def test_what_lies_in_condemned_packs_is_stored_again(bench: Bench, cache: bool)
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_chunks_in_a_condemned_pack_are_missed_though_their_list_is_not(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, cache: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool
 ) -> None:
+    """Of the only file, so that its list is all that its segment asks for."""
+    bench = Bench(tmp_path, chunker=SMALL_CHUNKS)
+    bench.write("large", secrets.token_bytes(80_000))
     for module in ("packer", "treewriter"):
         monkeypatch.setattr(f"drkit.repo.{module}.PACK_TARGET", 20_000)
     monkeypatch.setattr("drkit.repo.packer.FRAME_TARGET", 5_000)
