@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from bench_measure import Command, environment
 
 
-class Tool:
+class Tool(ABC):
     """One contestant. A method returns None where the tool has no such command."""
 
     name = ""
@@ -47,9 +48,9 @@ class Tool:
         """Return the commands that make an empty repository."""
         return []
 
+    @abstractmethod
     def backup(self, source: str) -> Command:
         """Back up a tree."""
-        raise NotImplementedError
 
     def unchanged(self, source: str) -> Command | None:
         """Back up again what has not changed."""
@@ -59,9 +60,9 @@ class Tool:
         """Read and check all data."""
         return None
 
+    @abstractmethod
     def restore(self, target: str) -> Command:
         """Restore everything into an existing empty directory."""
-        raise NotImplementedError
 
     def restore_plugin(self, source: str, plugin: str, target: str) -> Command | None:  # noqa: ARG002
         """Restore one directory of the backed-up tree."""
