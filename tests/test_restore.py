@@ -18,11 +18,14 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from drkit import osutil
+from drkit.clock import utc_now
 from drkit.errors import IntegrityError, NoSpace, RestoreMismatch, StoreError, UsageError
 from drkit.model import Place, sort_key
+from drkit.repo import Repository, SnapshotRef
 from drkit.restore import build as build_module
 from drkit.restore import restore_plugin, restore_tree, tree
 from drkit.restore.check import check_tree
+from drkit.store import LocalStore
 from tests.support.restoring import (
     REF,
     FakeReader,
@@ -264,6 +267,70 @@ def mount_point(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount")
+class TestItsOwnRepository:
+    """No restore replaces the repository that it reads from, or a part of it."""
+
+    @pytest.fixture
+    def backed_up(self, tmp_path: Path) -> tuple[Repository, SnapshotRef]:
+        """A plugin that holds the repository it is backed up to."""
+        (tmp_path / "around").mkdir()
+        build(
+            tmp_path / "around/source",
+            Node("d", children={b".claude-plugin": Node("d", children={b"plugin.json": Node("f", size=2, seed=1)})}),
+        )
+        store = LocalStore(bytes(tmp_path / "around/source/deep/repo"))
+        repo = Repository.create(store, now=utc_now())
+        return back_up(tmp_path / "around/source", repo, excludes=("/deep",))
+
+    @pytest.mark.parametrize("dry_run", [False, True])
+    @pytest.mark.parametrize(
+        ("target", "how"),
+        [
+            ("around/source/deep/repo", "is"),
+            ("around/link", "is"),
+            ("around/source/deep/repo/sub/new", "lies in"),
+            ("around/link/packs", "lies in"),
+            ("around/source/deep", "holds"),
+            ("around/source", "holds"),
+            ("around", "holds"),
+            ("/", "holds"),
+        ],
+    )
+    def test_it_is_no_target(
+        self, target: str, how: str, dry_run: bool, backed_up: tuple[Repository, SnapshotRef], tmp_path: Path
+    ) -> None:
+        repo, ref = backed_up
+        (tmp_path / "around/link").symlink_to("source/deep/repo")
+        before = snapshot_tree(tmp_path)
+        path = os.fsencode(tmp_path / target)
+        plugin = repo.plugin(repo.load(ref), ".")
+        with pytest.raises(UsageError, match=f"{how} the repository") as error:
+            restore_tree(repo, ref, path, delete=True, dry_run=dry_run)
+        assert error.value.hint
+        with pytest.raises(UsageError, match=f"{how} the repository"):
+            restore_plugin(repo, ref, plugin, target=path, dry_run=dry_run)
+        assert snapshot_tree(tmp_path) == before
+
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_a_plugin_that_holds_it_is_not_replaced(
+        self, dry_run: bool, backed_up: tuple[Repository, SnapshotRef], tmp_path: Path
+    ) -> None:
+        repo, ref = backed_up
+        before = snapshot_tree(tmp_path)
+        plugin = repo.plugin(repo.load(ref), ".")
+        for source in (None, bytes(tmp_path / "around/source/deep/repo")):
+            with pytest.raises(UsageError, match="the repository"):
+                restore_plugin(repo, ref, plugin, in_place_source=source, dry_run=dry_run)
+        assert snapshot_tree(tmp_path) == before
+
+    def test_what_lies_beside_it_is_replaced(self, backed_up: tuple[Repository, SnapshotRef], tmp_path: Path) -> None:
+        repo, ref = backed_up
+        for name in ("repo2", "rep", "other"):
+            target = tmp_path / "around/source/deep" / name
+            build(target, OTHER)
+            assert restore_tree(repo, ref, bytes(target), delete=True).files == 1
+
+
 class TestMounted:
     def test_a_mount_point_is_filled_and_replaced(self, source: Path, mount_point: Path) -> None:
         repo, ref = back_up(source)

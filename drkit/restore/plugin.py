@@ -21,7 +21,7 @@ from drkit.restore.dirs import OPEN_DIR
 from drkit.restore.plan import check_space, make_plan
 from drkit.restore.recover import recover_leftovers
 from drkit.restore.report import RestoreReport
-from drkit.restore.site import open_site, os_errors
+from drkit.restore.site import check_apart, open_site, os_errors
 from drkit.restore.swap import Stage, staged
 from drkit.restore.tree import planned_report, report, restore_into
 
@@ -63,11 +63,12 @@ def restore_plugin(
             random=random,
         )
     started = now()
+    source = os.path.realpath(snapshot.raw_source if in_place_source is None else in_place_source)
+    live = os.path.join(source, job.below) if job.below else source
+    check_apart(live, repo.location())
     plan = make_plan(job.batches())
     if dry_run:
         return planned_report(job, ref, plan, now() - started)
-    source = os.path.realpath(snapshot.raw_source if in_place_source is None else in_place_source)
-    live = os.path.join(source, job.below) if job.below else source
     with os_errors(live):
         if not os.path.isdir(source):
             raise UsageError(

@@ -94,6 +94,22 @@ def open_target(target: bytes, *, make_parents: bool) -> Site | None:
     return open_site(os.open(parent, OPEN_DIR), name, path)
 
 
+def check_apart(path: bytes, repository: bytes | None) -> None:
+    """Refuse to restore to a real path that is, holds, or lies in the repository that is restored from.
+
+    `repository` is its real path, None for one that is not in the file system.
+    """
+    if repository is None:
+        return
+    ours, its = path.rstrip(b"/") + b"/", repository.rstrip(b"/") + b"/"
+    if ours.startswith(its) or its.startswith(ours):
+        how = "is" if ours == its else "lies in" if ours.startswith(its) else "holds"
+        raise UsageError(
+            f"{show_path(path)} {how} the repository that is restored from",
+            hint="restore to a directory apart from it with --target",
+        )
+
+
 def _writable(fd: int) -> bool:
     return os.access(b".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True)
 

@@ -14,7 +14,7 @@ from drkit.restore.build import Built, Job, build
 from drkit.restore.plan import Plan, check_space, make_plan
 from drkit.restore.recover import recover_leftovers
 from drkit.restore.report import RestoreReport
-from drkit.restore.site import Site, is_empty, open_target, os_errors
+from drkit.restore.site import Site, check_apart, is_empty, open_target, os_errors
 from drkit.restore.swap import staged
 
 
@@ -34,7 +34,8 @@ def restore_tree(
 
     The tree is staged beside the target, made durable, read back and compared, and takes its place only then, in
     one step where the system can. `delete` lets it replace what a target holds; without it that is a UsageError.
-    `dry_run` writes nothing and reports counts. What is lost is left out and listed in the report.
+    `dry_run` writes nothing and reports counts. UsageError for a target that is, holds, or lies in the repository.
+    What is lost is left out and listed in the report.
     """
     if include and delete:
         raise UsageError(
@@ -76,6 +77,7 @@ def restore_into(
         )
     with os_errors(target):
         path = os.path.realpath(target)
+        check_apart(path, job.repo.location())
         if not dry_run:
             recover_leftovers(os.path.dirname(path))
             recover_leftovers(path)

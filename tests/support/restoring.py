@@ -19,10 +19,13 @@ from drkit.store.memory import MemoryStore
 REF = SnapshotRef("snapshots/made-up", SnapshotId("0" * 64), "20250101T000000.000000Z")
 
 
-def back_up(source: Path | bytes, repo: Repository | None = None) -> tuple[Repository, SnapshotRef]:
-    """Back a directory up into a repository in memory."""
+def back_up(
+    source: Path | bytes, repo: Repository | None = None, *, excludes: tuple[str, ...] = ()
+) -> tuple[Repository, SnapshotRef]:
+    """Back a directory up into a repository, one in memory by default."""
     repo = repo or Repository.create(MemoryStore(), now=utc_now())
-    backup(repo, os.fsencode(source), options=BackupOptions(), progress=NullProgress(), now=utc_now, cache_dir=None)
+    options = BackupOptions(excludes=excludes)
+    backup(repo, os.fsencode(source), options=options, progress=NullProgress(), now=utc_now, cache_dir=None)
     return repo, repo.resolve("latest")
 
 
@@ -87,6 +90,9 @@ class FakeRepository(Repository):
         self.parts = segments
         self.blobs = {sha(blob): blob for blob in (blobs if blobs is not None else [b"content"])}
         self.tree = tree or tree_hash([entry for part in segments if isinstance(part, list) for entry in part])
+
+    def location(self) -> None:
+        return None
 
     def load(self, ref: SnapshotRef) -> Snapshot:
         return Snapshot(
