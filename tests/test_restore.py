@@ -78,6 +78,11 @@ class TestExactness:
     def test_what_was_backed_up_comes_back(self, tree: Node) -> None:
         _there_and_back(tree)
 
+    def test_names_that_mean_something_to_another_system_come_back(self) -> None:
+        names = (b"C:\\x", b"\\\\host\\share", b"NUL", b"e:x", b"end. ")
+        inner = {name: Node("f", size=3, seed=at) for at, name in enumerate(names, 1)}
+        _there_and_back(Node("d", children={b"d:\\": Node("d", children=dict(inner)), b"d:\\dir": Node("d"), **inner}))
+
     @settings(max_examples=5, deadline=None)
     @given(tree=trees(large=True, max_leaves=6))
     def test_large_files_come_back(self, tree: Node) -> None:

@@ -76,12 +76,6 @@ class TestPaths:
         assert untouched(around)
         assert not (around / "out").exists()
 
-    def test_names_with_a_drive_letter_are_left_out(self, around: Path) -> None:
-        repo = FakeRepository([file("C:\\x"), folder("d:\\"), file("d:\\/x"), file("e:x"), file("ok")])
-        report = restore_tree(repo, REF, bytes(around / "out"))
-        assert [one.path for one in report.lost] == ["C:\\x", "d:\\", "d:\\/x"]
-        assert sorted(os.listdir(around / "out")) == ["e:x", "ok"]
-
     @pytest.mark.parametrize("above", [link("a", "../victim"), file("a"), pipe("a")])
     def test_nothing_is_made_below_what_is_no_directory(self, above: Entry, around: Path) -> None:
         with pytest.raises(FormatError, match="no directory of the manifest"):

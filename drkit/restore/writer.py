@@ -90,9 +90,6 @@ class Writer:
                 self._outcome.lost[path] = self._dead[1]
                 return
             self._dead = None
-        if name[1:3] == b":\\" and name[:1].isalpha():
-            self._unable(path, entry, "a name with a drive letter is refused")
-            return
         try:
             kind = entry.type
             if kind == "d":

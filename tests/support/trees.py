@@ -28,7 +28,7 @@ LARGE_SIZES = (2 * MIB - 1, 2 * MIB, 2 * MIB + 1, 3 * MIB + 12345)
 ODD_NAMES = (
     b"a", b"b", b"README.md", b"SKILL.md", b" ", b"-rf", b"...", b".hidden", b"a b", b"new\nline", b"tab\there",
     b"back\\slash", b"quote'\"", b"caf\xc3\xa9", b"cafe\xcc\x81", b"\xff\xfe", b"latin-\xe9", b"\xf0\x9f\x8e\x89",
-    b"\x01\x1b[31m", b"*?[x]", b"x" * 255, b"%s", b"a:b", b"~", b"#", b"\xed\xa0\x80",
+    b"\x01\x1b[31m", b"*?[x]", b"x" * 255, b"%s", b"a:b", b"C:\\x", b"~", b"#", b"\xed\xa0\x80",
 )  # fmt: skip
 ROOT = os.geteuid() == 0
 
@@ -65,10 +65,10 @@ def content(seed: int, size: int) -> bytes:
 
 
 def names() -> st.SearchStrategy[bytes]:
-    """Names that file systems allow, the odd ones often. Never names that drkit refuses or keeps for itself."""
+    """Names that file systems allow, the odd ones often. Never names that drkit keeps for itself."""
     free = st.binary(min_size=1, max_size=12).map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"0"))
     return st.one_of(st.sampled_from(ODD_NAMES), free).filter(
-        lambda name: name not in (b".", b"..") and not name.startswith(b".drkit") and name[1:3] != b":\\"
+        lambda name: name not in (b".", b"..") and not name.startswith(b".drkit")
     )
 
 
