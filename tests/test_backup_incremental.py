@@ -196,6 +196,22 @@ def test_a_manifest_that_is_left_out_names_no_plugin(bench: Bench) -> None:
     assert {row.name for row in bench.image(report).plugins} == {"source", "b", "c"}
 
 
+@pytest.mark.parametrize("length", [None, 0, 100, -1])
+@pytest.mark.parametrize("cache", [True, False])
+def test_what_a_lost_or_cut_pack_held_is_stored_again(bench: Bench, cache: bool, length: int | None) -> None:
+    """Although nothing has changed in the source."""
+    first = bench.image(bench.take())
+    (pack,) = (info.name for info in bench.store.list("packs/"))
+    data = bench.store.get(pack)
+    bench.store.delete(pack)
+    if length is not None:
+        bench.store.put(pack, data[:length])
+    report = bench.take(cache=cache)
+    assert (report.packs, bench.image(report)) == (1, first)
+    check_whole(bench, report)
+    check_against_source(bench, report)
+
+
 def test_the_last_file_of_a_plugin_is_left_out_now(bench: Bench) -> None:
     """Nothing else in it has changed, and nothing comes after it in the plugin."""
     bench.write("b/zz", b"the last")

@@ -169,13 +169,16 @@ def small(tmp_path: Path) -> Bench:
     return bench
 
 
+@pytest.mark.parametrize("restored", [False, True])
 @pytest.mark.parametrize(("seconds", "noticed"), [(0, True), (1, True), (1.9, True), (2.5, False), (60, False)])
 def test_a_file_written_within_the_slack_is_read_again(
-    small: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float, noticed: bool
+    small: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float, noticed: bool, restored: bool
 ) -> None:
     """A write with the same size, in the same tick of the file system's clock. Files that are older are trusted:
     that shows that the frozen stat is all that the backup looks at."""
     path = small.root / "f"
+    if restored:  # the mtime is old, and only the ctime is young
+        os.utime(path, ns=(0, 10**18))
     Frozen(monkeypatch, b"f")
     changed = datetime.fromtimestamp(os.stat(path).st_ctime, UTC)
     monkeypatch.setattr(Bench, "now", lambda bench: changed + timedelta(seconds=seconds))
