@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from drkit.errors import DrkitError, FormatError, IntegrityError
+from drkit.errors import DrkitError, FormatError, IntegrityError, NoSpace
 from drkit.model import Entry, Place
 from drkit.repo import Segment
 from drkit.restore import restore_plugin, restore_tree
@@ -160,6 +160,43 @@ class TestPaths:
 
 
 class TestContent:
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {},
+            {"sha256": sha(b"other")},  # a blob that nobody has
+            {"blobs": (sha(b"one"), sha(b"two"))},
+            {"lists": (sha(bytes.fromhex(sha(b"one") + sha(b"two"))),)},
+            {"lists": (sha(b"lost"),)},
+        ],
+    )
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_a_size_that_no_disk_has_room_for_costs_only_that_file(
+        self, dry_run: bool, more: dict[str, object], around: Path
+    ) -> None:
+        entries = [file("a"), replace(file("lies"), size=10**16, **more), file("z")]
+        blobs = [b"content", b"one", b"two", bytes.fromhex(sha(b"one") + sha(b"two"))]
+        repo = FakeRepository(entries, blobs=blobs)
+        report = restore_tree(repo, REF, bytes(around / "out"), dry_run=dry_run)
+        if not dry_run:
+            assert [one.path for one in report.lost] == ["lies"]
+            assert (report.files, sorted(os.listdir(around / "out"))) == (2, ["a", "z"])
+        assert untouched(around)
+
+    def test_a_size_that_is_true_fails_the_restore(self, around: Path) -> None:
+        """Only what is lost anyway is left out of the sum."""
+
+        class Vast(bytes):
+            def __len__(self) -> int:
+                return 10**16
+
+        vast = file("vast", b"content", blobs=(sha(b"content"),))
+        repo = FakeRepository([replace(vast, size=10**16)])
+        repo.blobs[vast.sha256] = Vast()
+        with pytest.raises(NoSpace):
+            restore_tree(repo, REF, bytes(around / "out"))
+        assert untouched(around)
+
     def test_a_file_never_exceeds_its_size(self, tmp_path: Path) -> None:
         """Blobs that do not add up are lost as soon as they are too many, not written and cut."""
         small = replace(file("small", b"x" * 10), size=5)

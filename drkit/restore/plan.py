@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
 from drkit.errors import IntegrityError, NoSpace
 from drkit.format.limits import CHUNK_MAX, CHUNK_THRESHOLD
-from drkit.model import show_path
+from drkit.model import Entry, Place, show_path
 from drkit.repo.reader import BlobReader
+from drkit.repo.repository import Repository
 from drkit.restore.report import Lost
 from drkit.restore.select import Batch
 
@@ -21,8 +22,8 @@ _BLOCK = 4096
 class Plan(Struct):
     """Counts of what was selected, names of a hard-link group included.
 
-    `space` is about what it takes on disk without holes; `large` says that there are files which may have some.
-    `repeats` counts the uses of blobs that are needed more than once.
+    `space` is about what it takes on disk, without holes and by the sizes that the manifest claims. `repeats` counts
+    the uses of blobs that are needed more than once.
     """
 
     files: int = 0
@@ -31,7 +32,6 @@ class Plan(Struct):
     others: int = 0
     bytes: int = 0
     space: int = 0
-    large: bool = False
     lost: tuple[Lost, ...] = ()
     repeats: dict[str, int] = {}
 
@@ -63,9 +63,8 @@ def make_plan(batches: Iterable[Batch]) -> Plan:
             plan.bytes += entry.size
             if first is not None or not entry.size:
                 continue
-            plan.space += -(-entry.size // _BLOCK) * _BLOCK
+            plan.space += _on_disk(entry.size)
             if entry.size > CHUNK_THRESHOLD:
-                plan.large = True
                 continue
             short = int(entry.sha256[:15], 16)
             if short in seen:
@@ -76,16 +75,16 @@ def make_plan(batches: Iterable[Batch]) -> Plan:
     return plan
 
 
-def check_space(plan: Plan, target: bytes, fd: int, batches: Callable[[], Iterator[Batch]], reader: BlobReader) -> None:
+def check_space(plan: Plan, target: bytes, fd: int, batches: Iterable[Batch], repo: Repository) -> None:
     """Raise NoSpace if the file system of `fd` has less room than the plan takes.
 
-    Only where it looks too small the holes of large files are counted, which takes another pass over `batches`.
+    Only where it looks too small another pass, over `batches`, finds what will not be written.
     """
     found = os.fstatvfs(fd)
     free = found.f_bavail * found.f_frsize
     if plan.space <= free:
         return
-    needed = plan.space - (_holes(batches(), reader) if plan.large else 0)
+    needed = plan.space - _unwritten(batches, repo)
     if needed > free:
         raise NoSpace(
             f"{show_path(target)} needs {needed:,} bytes, and its file system has {free:,} free",
@@ -93,18 +92,37 @@ def check_space(plan: Plan, target: bytes, fd: int, batches: Callable[[], Iterat
         )
 
 
-def _holes(batches: Iterable[Batch], reader: BlobReader) -> int:
-    """Return how many bytes of the large files are in chunks of nothing but zeros."""
-    zero = hashlib.sha256(bytes(CHUNK_MAX)).hexdigest()
-    raw = bytes.fromhex(zero)
-    chunks = 0
+def _unwritten(batches: Iterable[Batch], repo: Repository) -> int:
+    """Return how many bytes of a plan's space are holes, or files whose blobs do not add up to their size.
+
+    Those are lost, however much they claim to need: the restore itself reports them.
+    """
+    reader, index = repo.reader(), repo.index
+    zero = hashlib.sha256(bytes(CHUNK_MAX)).digest()
+    unwritten = 0
     for batch in batches:
-        for _, entry, _ in batch.items:
-            chunks += entry.blobs.count(zero)
-            for list_id in entry.lists:
-                try:
-                    ids = reader.blob(list_id, batch.places.get(list_id))
-                except IntegrityError:
-                    continue  # the restore itself reports the file that needs it
-                chunks += sum(ids[at : at + 32] == raw for at in range(0, len(ids), 32))
-    return chunks * CHUNK_MAX
+        for _, entry, first in batch.items:
+            if entry.type != "f" or first is not None or not entry.size:
+                continue
+            known = holes = 0
+            try:
+                for ids in _blob_ids(entry, reader, batch.places):
+                    known += sum(length or 0 for length in index.lengths(ids))
+                    holes += ids.count(zero)
+            except IntegrityError:  # a list is lost, and the file with it
+                known = 0
+            unwritten += holes * CHUNK_MAX if known == entry.size else _on_disk(entry.size)
+    return unwritten
+
+
+def _blob_ids(entry: Entry, reader: BlobReader, places: Mapping[str, Place]) -> Iterator[list[bytes]]:
+    """Yield the ids of a file's blobs in order, list by list."""
+    if not entry.lists:
+        yield [bytes.fromhex(blob_id) for blob_id in entry.blobs or (entry.sha256,)]
+    for list_id in entry.lists:
+        ids = reader.blob(list_id, places.get(list_id))
+        yield [ids[at : at + 32] for at in range(0, len(ids), 32)]
+
+
+def _on_disk(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

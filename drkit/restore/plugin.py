@@ -79,7 +79,7 @@ def restore_plugin(
         with _parents(job, source) as parents:
             site = open_site(os.dup(parents.fd), os.path.basename(live), live)
             try:
-                check_space(plan, live, site.dir_fd, job.batches, repo.reader())
+                check_space(plan, live, site.dir_fd, job.batches(places=True), repo)
                 with staged(site, random) as stage:
                     with stage.open() as fd:
                         built = build(job, plan, site, fd, progress)

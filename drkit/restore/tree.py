@@ -87,7 +87,7 @@ def restore_into(
         try:
             if not delete:
                 _refuse_content(site, replace_option)
-            check_space(plan, path, site.dir_fd, job.batches, job.repo.reader())
+            check_space(plan, path, site.dir_fd, job.batches(places=True), job.repo)
             if dry_run:
                 return planned_report(job, ref, plan, now() - started)
             with staged(site, random) as stage:

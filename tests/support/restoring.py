@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,16 @@ class FakeReader:
             yield self.blob(blob_id, None)
 
 
+class FakeIndex:
+    """Knows the blobs of a dict."""
+
+    def __init__(self, blobs: Mapping[str, bytes]) -> None:
+        self.blobs = blobs
+
+    def lengths(self, ids: Iterable[bytes]) -> list[int | None]:
+        return [len(self.blobs[name.hex()]) if name.hex() in self.blobs else None for name in ids]
+
+
 class FakeRepository(Repository):
     """A repository that hands out any manifest, checked by nobody: a hostile one, or one that is half lost.
 
@@ -118,6 +128,10 @@ class FakeRepository(Repository):
 
     def reader(self) -> Any:
         return FakeReader(self.blobs)
+
+    @property
+    def index(self) -> Any:
+        return FakeIndex(self.blobs)
 
 
 def tree_hash(entries: list[Entry]) -> str:
