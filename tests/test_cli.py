@@ -12,7 +12,8 @@ import pytest
 
 from drkit.cli.app import NAMES, load
 from drkit.cli.main import Terminated
-from drkit.errors import LockedError
+from drkit.errors import LockedError, StoreCorrupt
+from drkit.store.local import LocalStore
 from tests.support.cli import Cli
 
 
@@ -189,6 +190,28 @@ def test_damaged_snapshots_are_listed_as_lost(cli: Cli) -> None:
     assert [row["id"] for row in run.json["snapshots"]] == [kept]
     assert damaged.name in run.json["lost"][0]
     assert "warning: " in cli("snapshots").err
+
+
+@pytest.mark.parametrize("words", [("snapshots",), ("find", "SKILL.md")])
+def test_a_snapshot_that_the_disk_cannot_read_hides_no_other(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    backup(cli)
+    kept = backup(cli)
+    damaged = min(path.name for path in (cli.home / "repo/snapshots").iterdir())
+    get = LocalStore.get
+
+    def broken(store: LocalStore, name: str) -> bytes:
+        if name.endswith(damaged):
+            raise StoreCorrupt(f"cannot read {name}: Input/output error")
+        return get(store, name)
+
+    monkeypatch.setattr(LocalStore, "get", broken)
+    run = cli(*words)
+    assert run.code == 3
+    assert kept[:12] in run.text
+    assert damaged in run.err
+    assert "drkit verify --all" in run.err
 
 
 def test_damage_on_the_way_is_told_and_makes_exit_3(cli: Cli) -> None:

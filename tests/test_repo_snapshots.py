@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from drkit.errors import IntegrityError, ObjectNotFound, StoreCorrupt, UsageError
 from drkit.format import snapshot as snapshot_format
+from drkit.format.settings import NewerFormat
 from drkit.repo import Repository, SnapshotRef
 from drkit.store.memory import MemoryStore
 from tests.support.faults import FaultyStore
@@ -113,9 +115,30 @@ def test_latest_skips_damaged_ones_and_says_so(bench: Bench) -> None:
     assert [(finding.code, finding.object) for finding in repo.findings] == [("snapshot-damaged", bad.name)]
     assert contents(repo, repo.load(good)) == bench.files()
     with FaultyStore(bench.store) as store:
-        store.fail("get", prefix=good.name, error=StoreCorrupt("input/output error"))
-        with pytest.raises(UsageError, match="no snapshot"):
+        store.fail("get", prefix=good.name, error=StoreCorrupt("input/output error"), times=None)
+        with pytest.raises(IntegrityError, match="none of the 2 snapshots can be read") as caught:
             Repository.open(store).resolve("latest")
+    assert "recover.py" in caught.value.hint
+    assert "drkit verify --all" in caught.value.hint
+
+
+def test_latest_says_that_the_others_are_rejected(bench: Bench) -> None:
+    take(bench, "rejected")
+    with pytest.raises(UsageError, match="only rejected"):
+        bench.repo.resolve("latest")
+    flip(bench, take(bench))
+    with pytest.raises(IntegrityError, match="none of the 1 snapshots that are not rejected"):
+        bench.repo.resolve("latest")
+
+
+def test_a_newer_snapshot_is_not_called_damaged(bench: Bench) -> None:
+    ref = take(bench)
+    newer = bench.store.get(ref.name).replace(b'"major": 1', b'"major": 2').replace(b'"major":1', b'"major":2')
+    name = f"snapshots/{ref.time}-{hashlib.sha256(newer).hexdigest()}.json"
+    bench.store.delete(ref.name)
+    bench.store.put(name, newer)
+    with pytest.raises(NewerFormat):
+        bench.repo.resolve("latest")
 
 
 def test_a_damaged_snapshot_is_not_loaded(bench: Bench) -> None:

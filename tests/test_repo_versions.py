@@ -121,10 +121,45 @@ def test_both_damaged_or_gone(bench: Bench) -> None:
     with pytest.raises(IntegrityError, match="both copies"):
         Repository.open(bench.store)
     bench.store.delete(SETTINGS[1])
+    with pytest.raises(IntegrityError, match="both copies") as caught:
+        Repository.open(bench.store)
+    assert caught.value.code == 20
+    assert "recover.py" in caught.value.hint
+    before = names(bench.store, "")
+    with pytest.raises(UsageError, match="without its settings") as refused:
+        Repository.create(bench.store, now=START)
+    assert "recover.py" in refused.value.hint
+    assert names(bench.store, "") == before
+
+
+@pytest.mark.parametrize("kept", ["snapshots/", "packs/", "index/"])
+def test_one_object_is_enough_to_show_that_there_was_a_repository(bench: Bench, kept: str) -> None:
+    (first, *_) = names(bench.store, kept)
+    for name in {*names(bench.store, "")} - {first}:
+        bench.store.delete(name)
+    with pytest.raises(IntegrityError):
+        Repository.open(bench.store)
+    bench.store.delete(first)
     with pytest.raises(RepositoryNotFound) as missing:
         Repository.open(bench.store)
     assert missing.value.code == 10
     assert "drkit init" in missing.value.hint
+
+
+def test_init_among_other_files(tmp_path: Path) -> None:
+    """A source is not taken for a repository's place; what an interrupted init left is."""
+    store = LocalStore(str(tmp_path))
+    for name in ("index", "locks", "packs", "snapshots", "lost+found"):
+        (tmp_path / name).mkdir()
+    for name in ("recover.py", "RECOVER.md", ".tmp-0123", "thesis.tex"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=r"thesis\.tex") as caught:
+        Repository.create(store, now=START)
+    assert "empty or new directory" in caught.value.hint
+    assert not (tmp_path / "drkit.json").exists()
+    (tmp_path / "thesis.tex").unlink()
+    Repository.create(store, now=START)
+    assert Repository.open(store).findings == []
 
 
 def test_a_store_that_fails_is_not_a_missing_repository(bench: Bench) -> None:

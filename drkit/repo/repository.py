@@ -12,13 +12,10 @@ from msgspec import Struct, field
 from drkit.errors import (
     FormatError,
     IntegrityError,
-    ObjectExists,
-    ObjectNotFound,
-    RepositoryNotFound,
     StoreCorrupt,
     UsageError,
 )
-from drkit.format import manifest, nodes, settings, snapshot
+from drkit.format import manifest, nodes, snapshot
 from drkit.format.limits import FORMAT_MINOR, LEVELS
 from drkit.format.settings import CompressionSettings, NewerFormat, Settings
 from drkit.model import (
@@ -34,11 +31,10 @@ from drkit.model import (
     show_path,
     sort_key,
 )
+from drkit.repo import opening
 from drkit.repo.index import Index, LoadedIndex, load_index
 from drkit.repo.reader import BlobLost, BlobReader
 from drkit.store.base import Store
-
-SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
 
 
 class SnapshotRef(Struct, frozen=True):
@@ -83,32 +79,14 @@ class Repository:
 
     @classmethod
     def create(cls, store: Store, *, now: datetime, small_level: int = 6, chunk_level: int = 3) -> Repository:
-        """Make a new repository in an empty store. UsageError if there is something already."""
-        for name in SETTINGS_NAMES:
-            try:
-                store.stat(name)
-            except ObjectNotFound:
-                continue
-            raise UsageError(
-                f"there is a repository in {store.url} already", hint="use it as it is, or name another place"
-            )
-        from drkit import recovery
-
+        """Make a new repository where nothing is. UsageError if there is something already."""
         config = Settings(
             format=FormatVersion(),
             repository_id=secrets.token_hex(16),
             created=now.astimezone(UTC).isoformat(timespec="seconds"),
             compression=CompressionSettings(small_level, chunk_level),
         )
-        store.prepare()
-        for name, data in recovery.files().items():
-            store.put(name, data, overwrite=True)
-        # The settings come last: a repository without them is none, and init can be run again.
-        for name in reversed(SETTINGS_NAMES):
-            try:
-                store.put(name, settings.encode(config))
-            except ObjectExists as error:
-                raise UsageError(f"somebody else made a repository in {store.url} at this moment") from error
+        opening.found(store, config)
         return cls(store, config, [])
 
     @classmethod
@@ -116,32 +94,9 @@ class Repository:
         """Open an existing repository.
 
         RepositoryNotFound if there is none, FormatError if it is of a newer version, IntegrityError if both copies
-        of its settings are damaged. One damaged copy becomes a finding.
+        of its settings are damaged or lost. One damaged copy becomes a finding.
         """
-        findings: list[Finding] = []
-        found: Settings | None = None
-        absent = 0
-        for name in SETTINGS_NAMES:
-            try:
-                config = settings.decode(store.get(name))
-                found = found or config
-            except ObjectNotFound:
-                absent += 1
-                findings.append(Finding("settings-missing", name, f"{name} is missing", _COPY.format(store.url)))
-            except NewerFormat:
-                raise
-            except (FormatError, StoreCorrupt) as error:
-                findings.append(
-                    Finding("settings-damaged", name, f"{name} is damaged: {error}", _COPY.format(store.url))
-                )
-        if absent == len(SETTINGS_NAMES):
-            raise RepositoryNotFound(f"there is no drkit repository in {store.url}")
-        if found is None:
-            raise IntegrityError(
-                f"both copies of drkit.json in {store.url} are damaged or missing",
-                hint="restore with recover.py, which goes on without them, then start a new repository",
-            )
-        return cls(store, found, findings)
+        return cls(store, *opening.read_settings(store))
 
     def location(self) -> bytes | None:
         """Return the real path of a repository in the file system, None of one elsewhere."""
@@ -186,15 +141,24 @@ class Repository:
         return refs
 
     def load(self, ref: SnapshotRef) -> Snapshot:
-        """Return the snapshot itself. IntegrityError if its bytes are damaged."""
-        return snapshot.decode(ref.name, self.store.get(ref.name))
+        """Return the snapshot itself. IntegrityError if its bytes are damaged or unreadable."""
+        try:
+            return snapshot.decode(ref.name, self.store.get(ref.name))
+        except NewerFormat:
+            raise
+        except (FormatError, StoreCorrupt) as error:
+            raise IntegrityError(str(error), hint=_VERIFY_ALL) from error
 
     def latest(self) -> SnapshotRef | None:
         """Return the newest snapshot that is readable and not tagged `rejected`, or None."""
-        for ref in reversed(self.snapshots()):
+        return self._latest(self.snapshots(), [])
+
+    def _latest(self, refs: list[SnapshotRef], errors: list[IntegrityError]) -> SnapshotRef | None:
+        for ref in reversed(refs):
             try:
                 loaded = self.load(ref)
-            except (IntegrityError, StoreCorrupt) as error:
+            except IntegrityError as error:
+                errors.append(error)
                 self.findings.append(Finding("snapshot-damaged", ref.name, str(error), _OTHER_SNAPSHOT))
                 continue
             if "rejected" not in loaded.tags:
@@ -202,13 +166,16 @@ class Repository:
         return None
 
     def resolve(self, spec: str) -> SnapshotRef:
-        """Return the snapshot that `latest`, an id prefix or a name prefix means. UsageError lists the candidates."""
-        if spec == "latest":
-            ref = self.latest()
-            if ref is None:
-                raise UsageError("the repository has no snapshot yet", hint="make one with 'drkit backup SOURCE'")
-            return ref
+        """Return the snapshot that `latest`, an id prefix or a name prefix means. UsageError lists the candidates.
+
+        IntegrityError if there are snapshots, but none of them can be read.
+        """
         refs = self.snapshots()
+        if spec == "latest":
+            errors: list[IntegrityError] = []
+            if ref := self._latest(refs, errors):
+                return ref
+            raise _no_latest(len(refs), errors)
         matches = [ref for ref in refs if spec and (ref.id.startswith(spec.lower()) or ref.time.startswith(spec))]
         if len(matches) == 1:
             return matches[0]
@@ -354,8 +321,23 @@ class Repository:
             yield from self._descend(reader, inner, level - 1, until, below, passed)
 
 
-_COPY = "copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
+_VERIFY_ALL = "run 'drkit verify --all' to see what is damaged"
+_NONE_READABLE = (
+    "see what is damaged with 'drkit verify --all', and what the repository's own recover.py can still read: "
+    "'python3 recover.py --list'"
+)
 _OTHER_SNAPSHOT = "restore from another snapshot ('drkit snapshots'), and back up again"
+
+
+def _no_latest(count: int, errors: list[IntegrityError]) -> UsageError | IntegrityError:
+    """Return the error for `count` snapshots none of which is the latest; `errors` says which cannot be read."""
+    if not errors:
+        what = "only rejected snapshots" if count else "no snapshot yet"
+        return UsageError(f"the repository has {what}", hint="make one with 'drkit backup SOURCE'")
+    if all(isinstance(error, NewerFormat) for error in errors):
+        return errors[0]
+    which = "" if len(errors) == count else " that are not rejected"
+    return IntegrityError(f"none of the {len(errors)} snapshots{which} can be read", hint=_NONE_READABLE)
 
 
 def _overlapping(children: Sequence[Node], end: bytes | None, below: bytes) -> Iterator[tuple[Node, bytes | None]]:

@@ -46,7 +46,7 @@ def command(
         try:
             loaded.append((ref, repository.load(ref)))
         except IntegrityError as error:
-            lost.append(str(error))
+            lost.append(f"{error}; {error.hint}")
     matches = find(repository, loaded, pattern, lost)
     session.console.result(
         {

@@ -30,7 +30,7 @@ def command(ctx: typer.Context) -> int:
         try:
             rows.append((ref, repository.load(ref)))
         except IntegrityError as error:
-            lost.append(str(error))
+            lost.append(f"{error}; {error.hint}")
     session.console.result(
         {
             "snapshots": [

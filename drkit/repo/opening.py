@@ -1,0 +1,102 @@
+"""How a repository comes to be and is found again: its settings, and what shows that a place holds something."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+
+from drkit.errors import (
+    FormatError,
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    RepositoryNotFound,
+    StoreCorrupt,
+    StoreError,
+    UsageError,
+)
+from drkit.format import settings
+from drkit.format.settings import NewerFormat, Settings
+from drkit.model import Finding
+from drkit.store.base import Store
+
+SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
+
+# What an interrupted init leaves, and what the root of a new file system has.
+_OF_INIT = re.compile(rb"index|locks|packs|snapshots|RECOVER\.md|recover\.py|drkit.*\.json|\.tmp-.*|lost\+found")
+
+_COPY = "copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
+_RECOVER = "get everything back with the repository's own recover.py, then start a new repository elsewhere"
+
+
+def found(store: Store, config: Settings) -> None:
+    """Make a repository with these settings where nothing is, but what an interrupted call has left.
+
+    UsageError if there is a repository, what is left of one, or somebody's files.
+    """
+    for name in SETTINGS_NAMES:
+        try:
+            store.stat(name)
+        except ObjectNotFound:
+            continue
+        raise UsageError(f"there is a repository in {store.url} already", hint="use it as it is, or name another place")
+    if _has_content(store):
+        raise UsageError(f"there is a repository without its settings in {store.url}", hint=_RECOVER)
+    if strangers := _strangers(store):
+        raise UsageError(
+            f"{store.url} holds other files, among them {os.fsdecode(strangers[0])}",
+            hint="name an empty or new directory: a repository has one of its own",
+        )
+    from drkit import recovery
+
+    store.prepare()
+    for name, data in recovery.files().items():
+        store.put(name, data, overwrite=True)
+    # The settings come last: a repository without them is none, and init can be run again.
+    for name in reversed(SETTINGS_NAMES):
+        try:
+            store.put(name, settings.encode(config))
+        except ObjectExists as error:
+            raise UsageError(f"somebody else made a repository in {store.url} at this moment") from error
+
+
+def read_settings(store: Store) -> tuple[Settings, list[Finding]]:
+    """Return the settings, and a finding for a copy that is damaged.
+
+    RepositoryNotFound if there is no repository, NewerFormat if it is of a newer version, IntegrityError if both
+    copies are damaged, or missing where there are packs, snapshots or an index.
+    """
+    findings: list[Finding] = []
+    config: Settings | None = None
+    absent = 0
+    for name in SETTINGS_NAMES:
+        try:
+            decoded = settings.decode(store.get(name))
+            config = config or decoded
+        except ObjectNotFound:
+            absent += 1
+            findings.append(Finding("settings-missing", name, f"{name} is missing", _COPY.format(store.url)))
+        except NewerFormat:
+            raise
+        except (FormatError, StoreCorrupt) as error:
+            findings.append(Finding("settings-damaged", name, f"{name} is damaged: {error}", _COPY.format(store.url)))
+    if absent == len(SETTINGS_NAMES) and not _has_content(store):
+        raise RepositoryNotFound(f"there is no drkit repository in {store.url}")
+    if config is None:
+        raise IntegrityError(f"both copies of drkit.json in {store.url} are damaged or missing", hint=_RECOVER)
+    return config, findings
+
+
+def _has_content(store: Store) -> bool:
+    with suppress(StoreError):  # a directory that is missing holds nothing
+        return any(True for prefix in ("snapshots/", "packs/", "index/") for _ in store.list(prefix))
+    return False
+
+
+def _strangers(store: Store) -> list[bytes]:
+    """Return what a directory holds that no init has put there."""
+    if store.directory is not None:
+        with suppress(OSError):  # none yet; what else is wrong with it shows when it is prepared
+            return sorted(name for name in os.listdir(store.directory) if not _OF_INIT.fullmatch(name))
+    return []
