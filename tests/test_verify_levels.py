@@ -16,7 +16,7 @@ import pytest
 import drkit.restore
 from drkit.backup.files import EntryReader, _Content
 from drkit.backup.plugins import PluginTracker
-from drkit.errors import UsageError
+from drkit.errors import NoSpace, UsageError
 from drkit.format import snapshot as snapshot_format
 from drkit.model import Entry, Finding, Kind, Level, PackId, PluginRow
 from drkit.progress import NullProgress
@@ -505,6 +505,32 @@ def test_restoring_finds_what_reading_does_not(bench: Bench, monkeypatch: pytest
     monkeypatch.setattr(drkit.restore, "restore_tree", lambda *args, **kwargs: broken())
     assert codes(check(bench, Level.RESTORE)) == {"restore-failed"}
     assert check(bench, Level.CONTENT).findings == ()
+
+
+def test_a_full_scratch_is_no_damage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise NoSpace("scratch needs 5 bytes, and its file system has 0 free")
+
+    monkeypatch.setattr(drkit.restore, "restore_tree", full)
+    with pytest.raises(NoSpace, match="0 free") as caught:
+        check(bench, Level.RESTORE)
+    assert caught.value.code == 13
+    assert "TMPDIR" in caught.value.hint
+    assert list((bench.home / "scratch").iterdir()) == []
+
+
+def test_a_snapshot_of_another_repository(bench: Bench) -> None:
+    """Somebody put it there, or a new repository was made over an old one."""
+    repository = bench.open()
+    (kept, moved) = repository.snapshots()
+    foreign = msgspec.structs.replace(repository.load(moved), repository_id="f" * 32)
+    name, data = snapshot_format.encode(foreign)
+    bench.store.delete(moved.name)
+    bench.store.put(name, data)
+    (finding,) = found_from(bench, Level.EXISTS, "snapshot-foreign").findings
+    assert finding.object == name
+    assert foreign.repository_id in finding.message
+    assert kept.name not in finding.message
 
 
 def broken() -> None:

@@ -11,7 +11,7 @@ from time import monotonic
 
 from msgspec import Struct
 
-from drkit.errors import DrkitError, IntegrityError, StoreCorrupt, StoreError, UsageError
+from drkit.errors import DrkitError, IntegrityError, NoSpace, StoreCorrupt, StoreError, UsageError
 from drkit.model import Finding, Level, PackId, Snapshot, SnapshotId, show_path
 from drkit.progress import Progress
 from drkit.repo import BlobLost, Repository, SnapshotRef
@@ -21,6 +21,8 @@ from drkit.verify.trees import ELSEWHERE, TreeVerifier
 
 _WORKERS = 2
 _LOST = "repair the packs that hold it; what the source no longer has may be in another snapshot ('drkit find')"
+_FOREIGN = "restore what it holds, then move it out of snapshots/; if all are foreign, drkit.json was replaced"
+_SCRATCH = "set TMPDIR to a directory with more space"
 
 Witness = Callable[[SnapshotRef], tuple[str, str] | None]
 """Tells the id and the tree hash that the snapshot of that time had when it was made; None where nobody knows."""
@@ -54,7 +56,7 @@ def verify(
     `subset` ("N/M" or "P%") bounds which packs are read, and which files in chunks are put together; `scratch` is
     where the level RESTORE restores to (default: the system's temporary directory). `witness` is asked what a snapshot
     was when it was made: a repository that was rewritten as a whole is in itself without fault. Damage becomes
-    findings; UsageError for a subset that cannot be.
+    findings; UsageError for a subset that cannot be, NoSpace if `scratch` is too small.
     """
     began = monotonic()
     chosen = _subset(subset)
@@ -132,11 +134,17 @@ class _Job:
 
     def load(self, refs: Sequence[SnapshotRef]) -> list[tuple[SnapshotRef, Snapshot]]:
         loaded = []
+        own = self._repo.config.repository_id
         for ref in refs:
             try:
-                loaded.append((ref, self._repo.load(ref)))
+                snap = self._repo.load(ref)
             except (IntegrityError, StoreError) as error:
                 self.report(Finding("snapshot-damaged", ref.name, str(error), ELSEWHERE))
+                continue
+            loaded.append((ref, snap))
+            if snap.repository_id != own:
+                message = f"it was made in the repository {snap.repository_id}, this one is {own}"
+                self.report(Finding("snapshot-foreign", ref.name, message, _FOREIGN))
         return loaded
 
     def compare(self, snapshots: list[tuple[SnapshotRef, Snapshot]], witness: Witness) -> None:
@@ -215,6 +223,8 @@ def _restore(repo: Repository, ref: SnapshotRef, snap: Snapshot, scratch: bytes 
             job.report(Finding("file-lost", f"{ref.name} {lost.path}", lost.reason, _LOST))
         if not report.lost and report.tree_sha256 != snap.tree_sha256:
             job.report(Finding("restore-mismatch", ref.name, "what was restored has another tree hash", ELSEWHERE))
+    except NoSpace as error:
+        raise NoSpace(str(error), hint=_SCRATCH) from error
     except DrkitError as error:
         job.report(Finding("restore-failed", ref.name, str(error), error.hint))
     finally:
