@@ -263,6 +263,16 @@ def test_verify_prints_its_findings_once_and_exits_20(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "help_of"),
+    [(("verify", "latest", "--all"), "drkit verify --help"), (("verify", "--repo"), "drkit --help")],
+)
+def test_the_hint_of_a_usage_error_names_the_command(cli: Cli, words: tuple[str, ...], help_of: str) -> None:
+    run = cli(*words)
+    assert run.code == 2
+    assert f"hint: see '{help_of}'\n" in run.err
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message", "hint"),
     [
         ([], 2, "no command given", "drkit --help"),

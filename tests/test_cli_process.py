@@ -100,3 +100,21 @@ def test_signals_clean_up_and_have_their_codes(
     assert (run.code, run.error["code"]) == (code, code)
     assert cleaned == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("where", ["Console", "hoist", "_report"])
+def test_an_interrupt_anywhere_is_quiet(tmp_path: Path, where: str) -> None:
+    """At the start, before there is a console to report on, and while another error is reported."""
+    code = f"""
+import signal
+from drkit.cli import main
+
+def interrupted(*args, **kwargs):
+    signal.raise_signal(signal.SIGINT)
+
+main.{where} = interrupted
+main.run()
+"""
+    run = python(tmp_path, "-c", code)
+    assert run.returncode == 130, run
+    assert b"Traceback" not in run.stderr

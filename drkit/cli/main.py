@@ -27,11 +27,13 @@ def run() -> NoReturn:
     The interpreter is not taken down piece by piece: that took a quarter of a small command's time, and when `main`
     returns everything is written and closed.
     """
-    code = main()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            with suppress(OSError, ValueError):  # closed, or nobody reads: `main` has dealt with that
-                stream.flush()
+    code = 130  # of a SIGINT outside of `main`, or while it reports one
+    with suppress(KeyboardInterrupt):
+        code = main()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with suppress(OSError, ValueError):  # closed, or nobody reads: `main` has dealt with that
+                    stream.flush()
     os._exit(code)
 
 
@@ -39,15 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (without the program's name) and return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     console = Console(json="--json" in words)
+    command = ""
     try:
         args = hoist(words)
+        command = args.rest[0] if args.rest else ""
         console = Console(json=args.has("--json"), quiet=args.has("--quiet", "-q"), verbose=args.has("--verbose", "-v"))
         with _sigterm_raises():
             code = _version(console) if args.rest[:1] == ["--version"] else _run(args, console)
             console.flush()
         return code
     except BaseException as error:  # noqa: BLE001  # the one place where every error ends
-        return _report(error, console)
+        return _report(error, console, command)
 
 
 def _version(console: Console) -> int:
@@ -90,8 +94,8 @@ def _run(args: Argv, console: Console) -> int:
     return code or found
 
 
-def _report(error: BaseException, console: Console) -> int:
-    """Print an error; return its exit code."""
+def _report(error: BaseException, console: Console, command: str) -> int:
+    """Print an error of `command` (empty: of none yet); return its exit code."""
     if isinstance(error, BrokenPipeError):
         # Whoever read the output has had enough. Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,13 +104,15 @@ def _report(error: BaseException, console: Console) -> int:
         import traceback
 
         traceback.print_exception(error, file=console.err)
-    code, message, hint = _explain(error)
+    code, message, hint = _explain(error, command)
     console.error(code, message, hint)
     return code
 
 
-def _explain(error: BaseException) -> tuple[int, str, str]:
+def _explain(error: BaseException, command: str) -> tuple[int, str, str]:
     """Return exit code, message and hint."""
+    if isinstance(error, UsageError) and error.hint == UsageError.default_hint:
+        return error.code, str(error), f"see 'drkit {command} --help'" if command else "see 'drkit --help'"
     if isinstance(error, DrkitError):
         return error.code, str(error), error.hint
     again = "run the command again; what it has stored so far is used"
