@@ -16,7 +16,7 @@ KEYS = {"repository": "its id", "url": "where it is"}
 def command(ctx: typer.Context) -> None:
     """Make an empty repository.
 
-    The place that --repo names must hold no repository yet; a missing directory is made.
+    The place that --repo names must hold no repository and no other files yet; a missing directory is made.
     """
     from drkit.repo import Repository
 
