@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -698,6 +699,25 @@ class TestNotes:
             modes.append((tmp_path / "out" / name).lstat().st_mode & 0o7777)
             (tmp_path / "out" / name).chmod(0o700)
         assert modes == [0o200, 0o100, 0]
+
+    @pytest.mark.skipif(not ROOT or not shutil.which("setpriv"), reason="takes root, and setpriv to have less of it")
+    def test_a_root_that_modes_keep_out_reads_back_first(self, tmp_path: Path) -> None:
+        """As in a container that was started without the capability to override them."""
+        source = tmp_path / "source"
+        shut = Node("d", mode=0, children={b"x": Node("f", mode=0, size=5, seed=1), b"dir": Node("d", mode=0o300)})
+        build(source, Node("d", children={b"shut": shut, b"y": Node("f", mode=0o300, size=5, seed=2)}))
+        local = Repository.create(LocalStore(bytes(tmp_path / "repo")), now=utc_now())
+        back_up(source, local)
+        target, without = tmp_path / "out", "-dac_override,-dac_read_search"
+        command = [sys.executable, "-m", "drkit", "restore", "--repo", str(tmp_path / "repo"), "--target", str(target)]
+        subprocess.run(
+            ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}", *command],
+            check=True,
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, "HOME": str(tmp_path)},
+        )
+        assert snapshot_tree(target) == snapshot_tree(source)
 
     def test_extended_attributes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: object, name: str, *args: object, **kwargs: object) -> None:

@@ -23,12 +23,16 @@ _ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 
 
 class Host(Struct, frozen=True, gc=False):
-    """What a new file in the stage gets by itself, and what may be set: found by making one."""
+    """What a new file in the stage gets by itself, and what may be set: found by making one.
+
+    `reads_all` says that no mode keeps this process from reading; not every root may, for instance in a container.
+    """
 
     uid: int
     gid: int
     umask: int
     root: bool
+    reads_all: bool
     exact_times: bool
 
 
@@ -43,6 +47,7 @@ def probe(stage_fd: int) -> Host:
     try:
         os.utime(fd, ns=(_PROBE_TIME, _PROBE_TIME))
         found = os.fstat(fd)
+        reads_all = _reads_unreadable(stage_fd, fd)
     finally:
         os.close(fd)
         os.unlink(_PROBE, dir_fd=stage_fd)
@@ -51,14 +56,25 @@ def probe(stage_fd: int) -> Host:
         gid=found.st_gid,
         umask=0o777 & ~found.st_mode,
         root=os.geteuid() == 0,
+        reads_all=reads_all,
         exact_times=found.st_mtime_ns == _PROBE_TIME,
     )
 
 
-def held_mode(mode: int, host: Host, *, directory: bool) -> int:
-    """Return the mode under which the restorer can read it back: other than `mode` only without being root."""
-    needed = 0o500 if directory else 0o400
-    return mode if host.root else mode | needed
+def _reads_unreadable(stage_fd: int, fd: int) -> bool:
+    with contextlib.suppress(OSError):  # a file system without modes
+        os.fchmod(fd, 0)
+    try:
+        os.close(os.open(_PROBE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage_fd))
+    except PermissionError:
+        return False
+    return True
+
+
+def held_mode(entry: Entry, mode: int, host: Host) -> int:
+    """Return the mode under which the restorer can read it back: `mode` itself where modes do not hinder it."""
+    needed = 0o500 if entry.type == "d" else 0o400
+    return mode if host.reads_all else mode | needed
 
 
 def set_owner(entry: Entry, host: Host, outcome: Outcome, path: bytes, fd: int, name: bytes | None = None) -> None:
@@ -119,7 +135,7 @@ def set_directory(fd: int, path: bytes, entry: Entry, host: Host, outcome: Outco
         if entry.xattrs:
             set_xattrs(entry.xattrs, outcome, fd)
         mode = outcome.mode(path, entry)
-        held = held_mode(mode, host, directory=True)
+        held = held_mode(entry, mode, host)
         if held != mode:
             outcome.late.append((path, mode))
         if not path or entry.xattrs or held != filling_mode(entry) & ~host.umask:

@@ -135,8 +135,8 @@ def _compare_hash(job: Job, outcome: Outcome, checked: Checked) -> None:
 
 
 def _set_late(stage_fd: int, outcome: Outcome) -> None:
-    """Set the modes that would have kept us from reading the tree back, the deepest first."""
-    for path, mode in reversed(outcome.late):
+    """Set the modes that would have kept us from reading the tree back, each directory's after what it holds."""
+    for path, mode in outcome.late:
         if path:
             os.chmod(path, mode, dir_fd=stage_fd)
         else:

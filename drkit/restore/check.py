@@ -266,8 +266,8 @@ class _Checker:
         outcome = self._outcome
         if form != stat.S_IFLNK and "mode" not in outcome.unset:
             mode = outcome.mode(path, entry)
-            if not self._final and mode & 0o700 != 0o700:
-                mode = held_mode(mode, self._host, directory=form == stat.S_IFDIR) if form in _HELD else mode
+            if form in _HELD and not self._final:
+                mode = held_mode(entry, mode, self._host)
             if found.st_mode & 0o7777 != mode:
                 self.wrong.append(f"{show_path(path)} has mode {found.st_mode & 0o7777:o} instead of {mode:o}")
         if found.st_mtime_ns != entry.mtime_ns:

@@ -41,9 +41,9 @@ class Outcome:
 
     `lost` maps paths to reasons; `gaps` are stretches of the manifest that are lost; `skipped` are paths left out
     on purpose. `unset` names the fields that the file system or the user did not let us set ("owner", "mode", "times",
-    "links", or "xattr NAME"). `late` are the final modes of what its owner could not read back with
-    them, in manifest order. `stripped` are paths without their set-ID bits, `odd_times` those whose time the file
-    system cannot store.
+    "links", or "xattr NAME"). `late` are the final modes of what the restorer could not read back
+    with them, each directory after what it holds. `stripped` are paths without their set-ID bits, `odd_times` those
+    whose time the file system cannot store.
     """
 
     def __init__(self) -> None:

@@ -110,8 +110,7 @@ class Stage:
         live = self._before
         if self._live_id() != live:
             raise Unclear(f"somebody else changed {show_path(self.site.path)} meanwhile")
-        with self.open() as fd:
-            new = os.fstat(fd)
+        new = os.stat(self.name, dir_fd=self.site.dir_fd, follow_symlinks=False)
         base = msgspec.structs.replace(
             self.record,
             state="swap",

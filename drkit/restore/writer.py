@@ -186,7 +186,7 @@ class Writer:
             if entry.xattrs:
                 set_xattrs(entry.xattrs, outcome, fd)
             mode = outcome.mode(path, entry)
-            held = mode if mode & 0o400 else held_mode(mode, host, directory=False)
+            held = held_mode(entry, mode, host)
             if held != mode:
                 outcome.late.append((path, mode))
             if not plain or held != first_mode & ~host.umask:
