@@ -336,8 +336,10 @@ def _no_latest(count: int, errors: list[IntegrityError]) -> UsageError | Integri
         return UsageError(f"the repository has {what}", hint="make one with 'drkit backup SOURCE'")
     if all(isinstance(error, NewerFormat) for error in errors):
         return errors[0]
-    which = "" if len(errors) == count else " that are not rejected"
-    return IntegrityError(f"none of the {len(errors)} snapshots{which} can be read", hint=_NONE_READABLE)
+    many = len(errors) > 1
+    which = "" if len(errors) == count else " that are not rejected" if many else " that is not rejected"
+    what = f"none of the {len(errors)} snapshots{which} can" if many else f"the only snapshot{which} cannot"
+    return IntegrityError(f"{what} be read", hint=_NONE_READABLE)
 
 
 def _overlapping(children: Sequence[Node], end: bytes | None, below: bytes) -> Iterator[tuple[Node, bytes | None]]:
