@@ -249,6 +249,40 @@ class TestInPlace:
 class TestRefusal:
     """The live plugin stays exactly as it is where the restored one would not be right."""
 
+    @pytest.mark.parametrize("dry_run", [False, True])
+    @pytest.mark.parametrize("exclude", ["node_modules", "*.log", "/category/outer/inner/*.log", "category/**/deep"])
+    def test_what_was_excluded_is_not_deleted(self, exclude: str, dry_run: bool, source: Path, tmp_path: Path) -> None:
+        inner = source / "category/outer/inner"
+        (inner / "node_modules/deep").mkdir(parents=True)
+        (inner / "node_modules/deep/x").write_bytes(b"only here")
+        (inner / "run.log").write_bytes(b"only here")
+        repo, ref = back_up(source, excludes=(exclude,))
+        before = snapshot_tree(source, root=True)
+        for name, path in (("category/outer", None), ("category/outer/inner", bytes(source))):
+            row = repo.plugin(repo.load(ref), name)
+            with pytest.raises(UsageError, match=r"excluded: category/outer/inner/(node_modules|run\.log)") as error:
+                restore_plugin(repo, ref, row, in_place_source=path, dry_run=dry_run)
+            assert "--target" in error.value.hint
+        assert snapshot_tree(source, root=True) == before
+        restore(repo, ref, "category/outer", target=tmp_path / "out")
+
+    def test_excludes_that_match_nothing_in_the_live_plugin_hinder_nothing(self, source: Path) -> None:
+        (source / "node_modules").mkdir()
+        repo, ref = back_up(source, excludes=("node_modules", "/outer"))
+        (source / "category/outer/a").unlink()
+        restore(repo, ref, "category/outer")
+        shutil.rmtree(source / "category/outer")
+        restore(repo, ref, "category/outer")
+        assert (source / "category/outer/a").exists()
+        assert (source / "node_modules").exists()
+
+    def test_a_plugin_at_the_root_keeps_what_was_excluded(self, tmp_path: Path) -> None:
+        build(tmp_path / "source", Node("d", children={**MARKER, b"cache": Node("f", size=5, seed=2)}))
+        repo, ref = back_up(tmp_path / "source", excludes=("/cache",))
+        with pytest.raises(UsageError, match="excluded: cache"):
+            restore(repo, ref, ".")
+        assert (tmp_path / "source/cache").exists()
+
     @pytest.mark.parametrize(
         "segments",
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from drkit.errors import IntegrityError, UsageError
-from drkit.model import Entry, PluginRow, show_path
+from drkit.model import Entry, PluginRow, Snapshot, show_path
 from drkit.progress import NullProgress, Progress
 from drkit.repo.repository import Repository, SnapshotRef
 from drkit.restore.attrs import filling_mode, set_directory
@@ -24,6 +25,7 @@ from drkit.restore.report import RestoreReport
 from drkit.restore.site import check_apart, open_site, os_errors
 from drkit.restore.swap import Stage, staged
 from drkit.restore.tree import planned_report, report, restore_into
+from drkit.source.globs import Globs
 
 _SHOWN = 10
 
@@ -45,7 +47,7 @@ def restore_plugin(
     `in_place_source` is that directory, the snapshot's own source by default. In place, the plugin's directory is
     replaced as a whole and read back once more through its live name; the old one comes back if that fails.
     Missing directories above it are made as the manifest has them. IntegrityError if a part of the plugin is lost:
-    the live one then stays as it is.
+    the live one then stays as it is. UsageError if it holds paths that the snapshot's excludes left out.
     """
     snapshot = repo.load(ref)
     job = Job(repo, snapshot, row.tree_sha256, row.files, below=row.raw_path)
@@ -67,15 +69,17 @@ def restore_plugin(
     live = os.path.join(source, job.below) if job.below else source
     check_apart(live, repo.location())
     plan = make_plan(job.batches())
-    if dry_run:
-        return planned_report(job, ref, plan, now() - started)
     with os_errors(live):
+        if dry_run:
+            _refuse_excluded(snapshot, source, live)
+            return planned_report(job, ref, plan, now() - started)
         if not os.path.isdir(source):
             raise UsageError(
                 f"the source {show_path(source)} is not there", hint="name another with --source, or use --target"
             )
         recover_leftovers(os.path.dirname(live))
         recover_leftovers(live)
+        _refuse_excluded(snapshot, source, live)
         with _parents(job, source) as parents:
             site = open_site(os.dup(parents.fd), os.path.basename(live), live)
             try:
@@ -91,6 +95,34 @@ def restore_plugin(
             finally:
                 site.close()
     return report(ref, built, method, note, now() - started)
+
+
+def _refuse_excluded(snapshot: Snapshot, source: bytes, live: bytes) -> None:
+    """Refuse to replace a directory that holds what was left out of the snapshot: nothing could bring it back."""
+    globs = Globs(snapshot.excludes)
+    if not globs or os.path.islink(live) or not os.path.isdir(live):
+        return
+    below = os.path.relpath(live, source) if live != source else b""
+    found = [show_path(path) for path in itertools.islice(_matching(globs, source, below), _SHOWN)]
+    if found:
+        raise UsageError(
+            f"{show_path(live)} holds what the snapshot does not, because it was excluded: {', '.join(found)}",
+            hint="move it away first, or restore with --target",
+        )
+
+
+def _matching(globs: Globs, source: bytes, below: bytes) -> Iterator[bytes]:
+    """Yield the paths below a directory of the source that are matched, relative to the source, tops only."""
+    waiting = [below]
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(os.path.join(source, directory)) as entries:
+            for entry in entries:
+                path = os.path.join(directory, entry.name)
+                if globs.match(path):
+                    yield path
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
 
 
 def _refuse_losses(built: Built, live: bytes) -> None:
