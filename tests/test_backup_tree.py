@@ -49,7 +49,7 @@ def test_any_plugins_are_found_named_and_hashed(changes: list[Edit]) -> None:
         check_against_source(bench, bench.take(rules=PluginRules(markers)), markers)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(changes=edits, more=st.integers(0, 500))
 def test_segments_are_cut_as_the_format_says(changes: list[Edit], more: int) -> None:
     """A second writer of the format, which shares no code, gives the same ids."""
