@@ -150,13 +150,21 @@ def test_a_repository_in_the_source_is_refused_unless_left_out(nested: Bench) ->
         nested.take(excludes=("/deep/repo/packs",))
 
 
-def test_a_repository_in_the_source_is_left_out_under_its_other_names(nested: Bench) -> None:
-    """A bind mount or a renamed directory: it is known by its inode."""
+def test_a_repository_in_the_source_is_refused_by_its_other_names(
+    nested: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A symbolic link is followed; behind a bind mount it is known by its inode, when the walk comes to it."""
     link = nested.home / "link"
     link.symlink_to(nested.root / "deep/repo")
     nested.store = LocalStore(os.fsencode(link))
     with pytest.raises(UsageError, match=r"inside the source, at deep/repo"):
         nested.take()
+    monkeypatch.setattr(Repository, "location", lambda repository: os.fsencode(link))
+    with pytest.raises(UsageError, match=r"inside the source, at deep/repo"):
+        nested.take()
+    assert nested.open().snapshots() == []
+    assert list(nested.store.list("locks/")) == []
+    assert nested.take(excludes=("repo",)).files == 1
 
 
 def test_a_source_in_the_repository_is_refused(nested: Bench) -> None:

@@ -63,9 +63,9 @@ def backup(
     if not source:  # which realpath would take for the working directory
         raise UsageError("no source is named", hint="name the directory to back up")
     source = os.path.realpath(source)
-    leave_out = check_source(repo, source, Globs(options.excludes))
+    location = check_source(repo, source, Globs(options.excludes))
     repo.check_writable()
-    job = _Job(repo, source, options, progress, now, cache_dir, leave_out, in_use)
+    job = _Job(repo, source, options, progress, now, cache_dir, location, in_use)
     if options.dry_run:
         report = job.run(None)
     else:
@@ -86,7 +86,7 @@ class _Job:
         progress: Progress,
         now: Callable[[], datetime],
         cache_dir: bytes | None,
-        leave_out: frozenset[tuple[int, int]],
+        location: tuple[int, int] | None,
         in_use: Sequence[InUse],
     ) -> None:
         self._repo = repo
@@ -95,7 +95,7 @@ class _Job:
         self._progress = progress
         self._now = now
         self._host = _text(options.host or os.uname().nodename)
-        self._leave_out = leave_out
+        self._location = location
         self._databases = Databases(source, in_use)
         self._cache = cache_path(cache_dir, repo.config.repository_id, source) if cache_dir else None
         self._warnings: list[str] = []
@@ -258,7 +258,7 @@ class _Job:
             excludes=Globs(self._options.excludes),
             rules=self._options.rules,
             problem=self._problem,
-            leave_out=self._leave_out,
+            repository=self._location,
         )
 
     def _problem(self, path: bytes, error: OSError) -> None:

@@ -8,10 +8,11 @@ from drkit.errors import UsageError
 from drkit.model import show_path
 from drkit.repo import Repository
 from drkit.source.globs import Globs
+from drkit.source.walk import nested
 
 
-def check_source(repo: Repository, source: bytes, excludes: Globs) -> frozenset[tuple[int, int]]:
-    """Refuse a source that cannot be what was meant; return the (device, inode) of a repository to leave out of it."""
+def check_source(repo: Repository, source: bytes, excludes: Globs) -> tuple[int, int] | None:
+    """Refuse a source that cannot be what was meant; return the repository's (device, inode) if it has one."""
     shown = show_path(source)
     try:
         with os.scandir(source) as entries:
@@ -31,16 +32,14 @@ def check_source(repo: Repository, source: bytes, excludes: Globs) -> frozenset[
         )
     if empty:
         raise UsageError(f"the source {shown} is empty", hint="check the path, and whether its disk is mounted")
-    if location is not None and location.startswith(source.rstrip(b"/") + b"/"):
+    if location is None:
+        return None
+    if location.startswith(source.rstrip(b"/") + b"/"):
         inside = location[len(source.rstrip(b"/")) + 1 :]
         if not excludes.match(inside):
-            raise UsageError(
-                f"the repository lies inside the source, at {show_path(inside)}",
-                hint=f"keep it elsewhere, or leave it out with --exclude '/{show_path(inside)}'",
-            )
-        status = os.stat(location)
-        return frozenset({(status.st_dev, status.st_ino)})
-    return frozenset()
+            raise nested(inside)
+    status = os.stat(location)
+    return status.st_dev, status.st_ino
 
 
 def unreadable(source: bytes, error: OSError) -> UsageError:

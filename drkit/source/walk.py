@@ -11,6 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from drkit.errors import UsageError
+from drkit.model import show_path
 from drkit.source.globs import Globs
 
 STAGE = re.compile(rb"\.drkit-[0-9a-f]{16}(?:\.old)?")
@@ -58,10 +60,19 @@ _Databases = dict[bytes, bytes]
 _NONE: Final[_Databases] = {}
 
 
+def nested(path: bytes) -> UsageError:
+    """Return the error for a repository at a path of its own source."""
+    return UsageError(
+        f"the repository lies inside the source, at {show_path(path)}",
+        hint=f"keep it elsewhere, or leave it out with --exclude '/{show_path(path)}'",
+    )
+
+
 class Walker:
     """Walks a source. Nothing is opened but directories; what cannot be read is given to `problem`; no sockets.
 
-    `leave_out` are (device, inode) pairs that are skipped wherever they stand, with everything below them.
+    `repository` is the (device, inode) of a directory that must not be met, by whatever name it is mounted in the
+    source: UsageError, unless it is excluded.
     """
 
     def __init__(
@@ -71,7 +82,7 @@ class Walker:
         excludes: Globs,
         rules: PluginRules,
         problem: Callable[[bytes, OSError], None],
-        leave_out: frozenset[tuple[int, int]] = frozenset(),
+        repository: tuple[int, int] | None = None,
     ) -> None:
         self._root = root
         self._prefix = len(root.rstrip(b"/")) + 1
@@ -80,7 +91,7 @@ class Walker:
         self._heads = frozenset(marker.split(b"/")[0] for marker in self._markers)
         self._plugin_globs = Globs(rules.globs)
         self._problem = problem
-        self._leave_out = leave_out
+        self._repository = repository
 
     def root_is_plugin(self) -> bool:
         """Whether the source itself is a plugin."""
@@ -91,7 +102,7 @@ class Walker:
         top = self._list(self._root)
         stack: list[tuple[Iterator[os.DirEntry[bytes]], _Databases, Seen | None]] = [(iter(top), _databases(top), None)]
         excluded = self._excludes.match if self._excludes else None
-        leave_out, prefix, kinds, list_dir = self._leave_out, self._prefix, _KINDS, self._list
+        repository, prefix, kinds, list_dir = self._repository, self._prefix, _KINDS, self._list
         while stack:
             entries, databases, closing = stack[-1]
             for item in entries:
@@ -105,8 +116,6 @@ class Walker:
                     if databases.get(item.name, item.name) == item.name:  # journals come and go
                         self._problem(path, error)
                     continue
-                if leave_out and (status.st_dev, status.st_ino) in leave_out:
-                    continue
                 kind = kinds.get(stat.S_IFMT(status.st_mode))
                 if kind is None:
                     continue  # a socket: it is nothing without the process that listens
@@ -119,6 +128,8 @@ class Walker:
                     else:
                         yield Seen(path, status, kind)
                     continue
+                if (status.st_dev, status.st_ino) == repository:
+                    raise nested(path)
                 inner = list_dir(full)
                 plugin = self._is_plugin(full, path, inner) if inner else False
                 seen = Seen(path, status, kind, plugin)
