@@ -1,4 +1,4 @@
-"""A source that does not hold still, cannot be read, or is not what was meant: warned of by path, all else stored."""
+"""A source that does not hold still or cannot be read: warned of by path, all else stored."""
 
 from __future__ import annotations
 
@@ -14,13 +14,8 @@ from typing import Any
 import pytest
 
 from drkit.backup import BackupReport
-from drkit.errors import UsageError
-from drkit.repo import Repository
-from drkit.store import LocalStore
-from tests.support.backups import MARKER, SMALL_CHUNKS, Bench, check_against_source, content, many_segments
-from tests.support.mini_repo import raw
-
-Hook = Callable[[], object]
+from tests.support.backups import MARKER, SMALL_CHUNKS, Bench, check_against_source, content
+from tests.support.fickle import Hook, at_call, raising, stored
 
 
 @pytest.fixture(autouse=True)
@@ -45,34 +40,6 @@ def bench(tmp_path: Path) -> Bench:
     return bench
 
 
-def at_call(monkeypatch: pytest.MonkeyPatch, name: str, path: Path, hook: Hook, *, first: bool = True) -> None:
-    """Run `hook` just before the calls of os.`name` about `path`, or only before the first of them."""
-    original = getattr(os, name)
-    done: list[bool] = []
-
-    def call(target: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(target, int) and os.fsencode(target) == os.fsencode(path) and not (first and done):
-            done.append(True)
-            hook()
-        return original(target, *args, **kwargs)
-
-    monkeypatch.setattr(os, name, call)
-
-
-def raising(code: int) -> Hook:
-    def fail() -> None:
-        raise OSError(code, os.strerror(code))
-
-    return fail
-
-
-def stored(bench: Bench, report: BackupReport) -> dict[str, bytes]:
-    """Path → content of the files in the snapshot."""
-    repository = bench.open()
-    entries = content(repository, repository.load(repository.resolve(report.snapshot)))
-    return {raw(record, "path").decode(): data for record, data in entries if record["type"] == "f"}
-
-
 def check_only(bench: Bench, report: BackupReport, path: str, what: str, kept: bytes | None) -> None:
     """There is one warning, about `path`; its content is `kept`, or it is missing; everything else is there."""
     assert report.warnings == (f"{path}: {what}",)
@@ -83,120 +50,6 @@ def check_only(bench: Bench, report: BackupReport, path: str, what: str, kept: b
     assert found.items() >= others.items()
     repository = bench.open()
     assert repository.load(repository.resolve("latest")).skipped == (kept is None)
-
-
-# What a source must be
-
-
-def test_a_missing_source(bench: Bench) -> None:
-    with pytest.raises(UsageError, match="nowhere does not exist"):
-        bench.take(source=bench.source + b"/nowhere")
-
-
-def test_an_empty_source(bench: Bench) -> None:
-    (bench.root / "empty").mkdir()
-    with pytest.raises(UsageError, match="empty is empty"):
-        bench.take(source=bench.source + b"/empty")
-
-
-@pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
-def test_a_source_that_is_no_directory(bench: Bench, make: Callable[[Path], object]) -> None:
-    make(bench.root / "thing")
-    with pytest.raises(UsageError, match="thing is not a directory"):
-        bench.take(source=bench.source + b"/thing")
-
-
-def test_a_source_that_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_call(monkeypatch, "scandir", bench.root, raising(errno.EACCES), first=False)
-    with pytest.raises(UsageError, match=r"cannot read the source .*Permission denied"):
-        bench.take()
-    assert bench.open().snapshots() == []
-
-
-def test_a_source_that_is_unmounted_at_the_wrong_moment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After it was looked at first: it must not become a snapshot of nothing."""
-    calls: list[int] = []
-
-    def second() -> None:
-        calls.append(1)
-        if len(calls) > 1:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    at_call(monkeypatch, "scandir", bench.root, second, first=False)
-    with pytest.raises(UsageError, match="Input/output error"):
-        bench.take()
-    assert bench.open().snapshots() == []
-
-
-# The repository in the source
-
-
-@pytest.fixture
-def nested(tmp_path: Path) -> Bench:
-    """The repository lies in the source."""
-    (tmp_path / "source/deep").mkdir(parents=True)
-    bench = Bench(tmp_path, LocalStore(os.fsencode(tmp_path / "source/deep/repo")))
-    bench.write("f")
-    return bench
-
-
-def test_a_repository_in_the_source_is_refused_unless_left_out(nested: Bench) -> None:
-    with pytest.raises(UsageError, match=r"inside the source, at deep/repo") as caught:
-        nested.take()
-    assert "--exclude '/deep/repo'" in caught.value.hint
-    for excludes in (("/deep/repo",), ("repo",), ("deep",), ("/deep/**",)):
-        assert set(stored(nested, nested.take(excludes=excludes))) == {"f"}
-    with pytest.raises(UsageError, match="inside the source"):
-        nested.take(excludes=("/deep/repo/packs",))
-
-
-def test_a_repository_in_the_source_is_refused_by_its_other_names(
-    nested: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A symbolic link is followed; behind a bind mount it is known by its inode, when the walk comes to it."""
-    link = nested.home / "link"
-    link.symlink_to(nested.root / "deep/repo")
-    nested.store = LocalStore(os.fsencode(link))
-    with pytest.raises(UsageError, match=r"inside the source, at deep/repo"):
-        nested.take()
-    monkeypatch.setattr(Repository, "location", lambda repository: os.fsencode(link))
-    with pytest.raises(UsageError, match=r"inside the source, at deep/repo"):
-        nested.take()
-    assert nested.open().snapshots() == []
-    assert list(nested.store.list("locks/")) == []
-    assert nested.take(excludes=("repo",)).files == 1
-
-
-def test_a_source_in_the_repository_is_refused(nested: Bench) -> None:
-    nested.take(excludes=("repo",))
-    repository = nested.root / "deep/repo"
-    for source in (repository, repository / "packs", repository / "../repo/packs/"):
-        with pytest.raises(UsageError, match="lies inside the repository"):
-            nested.take(source=os.fsencode(source), excludes=("*",))
-
-
-def test_a_neighbour_with_a_longer_name_is_no_repository(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, LocalStore(os.fsencode(tmp_path / "source-repo")))
-    bench.write("f")
-    assert bench.take().files == 1
-    (tmp_path / "source-repo-2").mkdir()
-    (tmp_path / "source-repo-2/f").touch()
-    assert bench.take(source=os.fsencode(tmp_path / "source-repo-2")).files == 1
-
-
-def test_drkits_own_staging_is_left_out_and_nothing_like_it(bench: Bench) -> None:
-    bench.write("a/.drkit-0123456789abcdef/half", b"restored")
-    bench.write(".drkit-0123456789ABCDEF/f", b"x")
-    bench.write(".drkit-0123456789abcdef0/f", b"x")
-    bench.write(".drkit-notes/f", b"x")
-    bench.write("a/.drkit-0123456789abcdee", b"a file is no staging directory")
-    found = set(stored(bench, bench.take()))
-    assert found - {"a/before", "a/z", "m", "z"} == {
-        ".drkit-0123456789ABCDEF/f",
-        ".drkit-0123456789abcdef0/f",
-        ".drkit-notes/f",
-        "a/.drkit-0123456789abcdee",
-    }
 
 
 # What cannot be read
@@ -458,54 +311,3 @@ def test_a_plugin_whose_manifest_vanishes_is_still_one(bench: Bench, monkeypatch
     report = bench.take()
     assert report.warnings == (f"plug/{MARKER}: vanished while the backup ran",)
     assert [(row.name, row.files) for row in bench.image(report).plugins] == [("plug", 0)]
-
-
-# Outside of the source
-
-
-def test_a_damaged_older_snapshot_is_only_a_warning(bench: Bench) -> None:
-    bench.take()
-    (ref,) = bench.open().snapshots()
-    bench.store.put(ref.name, b"{}", overwrite=True)
-    report = bench.take()
-    assert len(report.warnings) == 1
-    assert ref.name in report.warnings[0]
-    assert (report.parent, report.files) == (None, 4)
-    assert bench.take(tags=("x",)).parent == report.snapshot
-
-
-@pytest.mark.parametrize("pieces", [3, 100])
-def test_a_cache_that_cannot_be_written_is_only_a_warning(bench: Bench, pieces: int) -> None:
-    """Also a large one, of which the first part is written while the source is still read."""
-    for number in range(pieces):
-        bench.write(f"many/{number}")
-    Path(os.fsdecode(bench.cache)).write_bytes(b"a file where the directory should be")
-    with many_segments():
-        report = bench.take()
-    (warning,) = report.warnings
-    assert "stat cache could not be written" in warning
-    assert report.files == pieces + 4
-
-
-def test_a_newer_repository_is_not_written_to(bench: Bench) -> None:
-    import msgspec
-
-    from drkit.errors import FormatError
-    from drkit.format import settings
-
-    config = bench.open().config
-    newer = msgspec.structs.replace(config, format=msgspec.structs.replace(config.format, minor=1))
-    for name in ("drkit.json", "drkit-copy.json"):
-        bench.store.put(name, settings.encode(newer), overwrite=True)
-    before = {info.name for info in bench.store.list("")}
-    with pytest.raises(FormatError, match=r"1\.1"):
-        bench.take()
-    assert {info.name for info in bench.store.list("")} == before
-    assert isinstance(bench.open(), Repository)
-
-
-@pytest.mark.parametrize("pattern", ["", "/", "[z-a]"])
-def test_a_pattern_that_means_nothing_is_refused(bench: Bench, pattern: str) -> None:
-    with pytest.raises(UsageError):
-        bench.take(excludes=(pattern,))
-    assert bench.open().snapshots() == []
