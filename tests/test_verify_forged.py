@@ -20,6 +20,7 @@ from drkit.model import Entry, Kind, Level, PluginRow
 from drkit.repo import Repository
 from drkit.repo.index import stored_packs
 from drkit.repo.names import pack_name
+from drkit.source.walk import Seen
 from drkit.store import LocalStore
 from tests.support.backups import MARKER, SMALL_CHUNKS, Bench
 from tests.support.mini_repo import MiniRepo, scan
@@ -108,18 +109,23 @@ def test_a_file_put_together_wrongly(bench: Bench, monkeypatch: pytest.MonkeyPat
     assert path in next(finding for finding in report.findings if finding.code == "file-hash").object
 
 
-def test_a_file_whose_only_blob_has_another_size(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "level", "code"), [("one/3", Level.EXISTS, "file-size"), ("chunks", Level.CONTENT, "file-hash")]
+)
+def test_a_file_of_another_size_than_its_content(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, path: str, level: Level, code: str
+) -> None:
     original = EntryReader.entry
 
-    def entry(reader: EntryReader, seen: object) -> Entry | None:
-        made = original(reader, seen)  # type: ignore[arg-type]
-        return msgspec.structs.replace(made, size=made.size + 1) if made and made.path == "one/3" else made
+    def entry(reader: EntryReader, seen: Seen) -> Entry | None:
+        made = original(reader, seen)
+        return msgspec.structs.replace(made, size=made.size + 1) if made and made.path == path else made
 
     monkeypatch.setattr(EntryReader, "entry", entry)
-    os.utime(bench.root / "one/3")
+    os.utime(bench.root / path)
     bench.take()
-    report = found_from(bench, Level.EXISTS, "file-size", latest=True)
-    assert next(iter(report.findings)).object.endswith(" one/3")
+    report = found_from(bench, level, code, latest=True)
+    assert next(iter(report.findings)).object.split(" ")[-1] == path
 
 
 def test_a_pack_with_the_right_name_and_wrong_blobs(tmp_path: Path) -> None:
