@@ -85,6 +85,8 @@ def test_signals_clean_up_and_have_their_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     cleaned = []
+    if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler)  # ignored in the background of a shell
 
     def interrupted(_: Repository) -> None:
         try:
@@ -108,6 +110,8 @@ def test_an_interrupt_anywhere_is_quiet(tmp_path: Path, where: str) -> None:
     code = f"""
 import signal
 from drkit.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 
 def interrupted(*args, **kwargs):
     signal.raise_signal(signal.SIGINT)
