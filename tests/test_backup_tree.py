@@ -16,6 +16,7 @@ from drkit.repo import Repository
 from drkit.source.walk import PluginRules
 from tests.support.backups import MARKER, SMALL_CHUNKS, Bench, check_against_source, many_segments
 from tests.support.edits import ROOT, Edit, Tree, edits, make_socket, start
+from tests.support.fickle import set_attribute
 from tests.support.mini_repo import MiniRepo, scan
 from tests.support.trees import MIB, Node, build, content, trees
 
@@ -100,7 +101,7 @@ def test_everything_that_is_no_file(bench: Bench) -> None:
     os.link(bench.root / "fifo", bench.root / "same fifo")
     os.utime(bench.root / "link", ns=(1, 999_999_999_999_999_999), follow_symlinks=False)
     make_socket(bench.source + b"/socket")
-    os.setxattr(bench.root / "empty", "user.note", b"\0\xff")
+    set_attribute(bench.root / "empty", "user.note", b"\0\xff")
     report = bench.take()
     check_against_source(bench, report)
     assert (report.files, report.dirs, report.others, report.warnings) == (0, 1, 5, ())

@@ -15,7 +15,7 @@ import pytest
 
 from drkit.backup import BackupReport
 from tests.support.backups import MARKER, SMALL_CHUNKS, Bench, check_against_source, content
-from tests.support.fickle import Hook, at_call, raising, stored
+from tests.support.fickle import Hook, at_call, raising, set_attribute, stored
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_attributes_that_cannot_be_read_cost_nothing_else(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str, path: str
 ) -> None:
     full = bench.root / path
-    os.setxattr(full, "user.note", b"x")
+    set_attribute(full, "user.note", b"x")
     bad = os.stat(full).st_ino
     original = getattr(os, call)
 
@@ -123,8 +123,8 @@ def test_attributes_that_cannot_be_read_cost_nothing_else(
 
 
 def test_attributes_that_json_cannot_hold_are_named(bench: Bench) -> None:
-    os.setxattr(bench.root / "m", b"user.\xff", b"x")
-    os.setxattr(bench.root / "m", "user.\x07", b"kept")
+    set_attribute(bench.root / "m", b"user.\xff", b"x")
+    set_attribute(bench.root / "m", "user.\x07", b"kept")
     report = bench.take()
     assert report.warnings == (r"m: extended attributes were left out: user.\xff, which is not UTF-8",)
     repository = bench.open()
@@ -146,10 +146,7 @@ def test_attributes_for_which_there_is_no_room_are_named(memory_disk: Path) -> N
     for name, count in (("a", 8), ("b", 9), ("c", 8)):
         path = bench.write(name)
         for number in range(count):
-            try:
-                os.setxattr(path, f"user.{number}", bytes(65_000))
-            except OSError:
-                pytest.skip("this file system has no large attributes")
+            set_attribute(path, f"user.{number}", bytes(65_000))
     report = bench.take()
     assert report.warnings == ("b: extended attributes were left out: user.8, for which there is no room",)
     assert set(stored(bench, report)) == {"a", "b", "c"}

@@ -37,6 +37,14 @@ def raising(code: int) -> Hook:
     return fail
 
 
+def set_attribute(path: Path, name: str | bytes, value: bytes) -> None:
+    """Set an extended attribute; skip the test where there are none."""
+    try:
+        os.setxattr(path, name, value)
+    except OSError as error:
+        pytest.skip(f"this file system has no such extended attributes: {error}")
+
+
 def stored(bench: Bench, report: BackupReport) -> dict[str, bytes]:
     """Path → content of the files in the snapshot."""
     repository = bench.open()
