@@ -18,7 +18,7 @@ LAYERS: tuple[set[str], ...] = (
     {"repo", "source"},
     {"inventory"},
     {"backup", "restore", "verify", "query"},
-    {"drill", "doctor", "status", "schedule"},
+    {"drill", "guard", "doctor", "status", "schedule"},
     {"cli"},
 )
 """From the bottom up. A module imports its own part and lower layers; `recovery` is the text of a program, no verb."""
