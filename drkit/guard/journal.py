@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from drkit import osutil
 from drkit.errors import StoreError
+from drkit.guard.process import Process
 from drkit.guard.state import key, open_state_dir
 
 _MAX = 64 << 20
@@ -75,8 +76,8 @@ class Edit(Struct, frozen=True, tag="edit"):
 class Command(Struct, frozen=True, tag="command"):
     """A command that works on a source under `guard exec`.
 
-    "start" is written before there is a process, "run" with its `pid`, its identity (`osutil.process_identity`) and
-    its process `group` before the command itself begins, "undo" before anything is put back, "done" when only the
+    "start" is written before there is a process, "run" with what it is known by
+    before the command itself begins, "undo" before anything is put back, "done" when only the
     journal remains to be removed. `snapshot` is what is put back, from the store `store_url`.
     """
 
@@ -94,9 +95,7 @@ class Command(Struct, frozen=True, tag="command"):
     spare: tuple[bytes, ...] = ()
     """Paths in the source that are neither compared nor put back: the inventory in use."""
     cache_dir: bytes | None = None
-    pid: int = 0
-    identity: str = ""
-    group: int = 0
+    process: Process | None = None
 
 
 Record = Edit | Command
