@@ -1,0 +1,198 @@
+"""One call of the real google-genai client: no retry, no second request, bounded as a whole, nothing of theirs let out.
+
+The package is imported when the first call is made: it takes 0.4 s, and most commands make none.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+
+from drkit.errors import UsageError
+from enhance.generators.asking import estimate
+from enhance.generators.base import Request
+from enhance.generators.google_errors import failed, refused
+from enhance.model import Reply, Usage
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+    from google.genai import Client
+    from google.genai.types import Candidate, GenerateContentConfig, GenerateContentResponse
+
+_T = TypeVar("_T")
+
+
+class Prices(Struct, frozen=True):
+    """US dollars for a million tokens in and out, from the configuration. Nothing is charged where they are zero."""
+
+    usd_per_million_in: float = 0.0
+    usd_per_million_out: float = 0.0
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """Return what a call costs, in US dollars."""
+        return (tokens_in * self.usd_per_million_in + tokens_out * self.usd_per_million_out) / 1e6
+
+
+class Access(Struct, frozen=True):
+    """How the provider is reached. What is empty is left to google-genai and google-auth, and their variables."""
+
+    extra: str
+    vertex: bool
+    project: str = ""
+    location: str = ""
+    api_key: str = ""
+    credentials: Any = None
+
+    def client(self) -> Client:
+        """Return a client. UsageError if the package, the key or the credentials are missing."""
+        try:
+            from google import genai
+        except ImportError as error:
+            raise UsageError(
+                f"the generator {self.extra} needs google-genai, which is not installed",
+                hint=f"pip install 'drkit[{self.extra}]'",
+            ) from error
+        from google.auth.exceptions import GoogleAuthError
+
+        try:
+            if self.vertex:
+                return genai.Client(
+                    vertexai=True,
+                    project=self.project or None,
+                    location=self.location or None,
+                    credentials=self._credentials(),
+                )
+            return genai.Client(vertexai=False, api_key=self.api_key or None)
+        except (GoogleAuthError, ValueError) as error:
+            raise UsageError(
+                f"the generator {self.extra} cannot be used: {error}".splitlines()[0],
+                hint="run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS"
+                if self.vertex
+                else "set GEMINI_API_KEY",
+            ) from error
+
+    def _credentials(self) -> Credentials:
+        """Return the credentials that were given, else the machine's own."""
+        if self.credentials is not None:
+            given: Credentials = self.credentials
+            return given
+        import google.auth
+
+        found: Credentials
+        found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        return found
+
+
+def ask(
+    client: Client, model: str, request: Request, *, temperature: float | None, prices: Prices, timeout_s: float
+) -> Reply:
+    """Send one request and return its answer, whole or not. CallError for everything that is no answer."""
+    from google.genai import errors
+
+    config = _config(request, temperature, timeout_s)
+    try:
+        answer = _within(
+            timeout_s,
+            lambda: client.models.generate_content(model=model, contents=request.prompt, config=config),
+        )
+    except errors.APIError as error:
+        raise refused(error.code, error.details, _headers(error.response), model) from error
+    except Exception as error:
+        raise failed(error, model) from error
+    return _reply(answer, request, prices)
+
+
+def _config(request: Request, temperature: float | None, timeout_s: float) -> GenerateContentConfig:
+    """Return the settings of a call.
+
+    Left alone, the client calls functions and follows continuations by itself, with requests that nobody reserved.
+    """
+    from google.genai import types
+
+    return types.GenerateContentConfig(
+        system_instruction=request.system or None,
+        temperature=temperature,
+        candidate_count=1,
+        max_output_tokens=request.max_output_tokens or None,
+        response_mime_type="application/json" if request.schema is not None else None,
+        response_schema=dict(request.schema) if request.schema is not None else None,
+        automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        automatic_continuation=False,
+        http_options=types.HttpOptions(timeout=max(1, int(timeout_s * 1000))),
+    )
+
+
+def _within(timeout_s: float, work: Callable[[], _T]) -> _T:
+    """Return what `work` returns; TimeoutError after so many seconds, whatever it is doing.
+
+    httpx bounds the time between two bytes, and google-auth its own requests: a server that drips would hold a whole
+    night. What is late ends by itself, on a thread that nobody waits for, and its answer is dropped.
+    """
+    results: queue.SimpleQueue[tuple[_T | None, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((work(), None))
+        except Exception as error:  # noqa: BLE001  # raised again where it is waited for
+            results.put((None, error))
+
+    threading.Thread(target=run, name="google-call", daemon=True).start()
+    try:
+        result, error = results.get(timeout=timeout_s)
+    except queue.Empty:
+        raise TimeoutError(f"nothing after {timeout_s:g} s") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # set where there is no error
+
+
+def _reply(answer: GenerateContentResponse, request: Request, prices: Prices) -> Reply:
+    candidate = answer.candidates[0] if answer.candidates else None
+    text = _text(candidate)
+    details: dict[str, Any] = {"model_version": answer.model_version, "response_id": answer.response_id}
+    if candidate is None:
+        feedback = answer.prompt_feedback
+        blocked = feedback is not None and feedback.block_reason is not None
+        reason = "blocked" if blocked else "other"
+        if feedback is not None and feedback.block_reason is not None:
+            details["block_reason"] = feedback.block_reason.value
+            details["finish_message"] = feedback.block_reason_message
+    else:
+        reason = candidate.finish_reason.value.lower() if candidate.finish_reason else "other"
+        details["finish_message"] = candidate.finish_message
+        details["blocked_for"] = [
+            rating.category.value for rating in candidate.safety_ratings or () if rating.blocked and rating.category
+        ]
+    usage = _usage(answer, request, text, prices, details)
+    return Reply(text, reason, usage, {key: value for key, value in details.items() if value})
+
+
+def _text(candidate: Candidate | None) -> str:
+    """Return what was said aloud: the parts that are text and no thoughts."""
+    parts = candidate.content.parts if candidate is not None and candidate.content is not None else None
+    return "".join(part.text for part in parts or () if part.text and not part.thought)
+
+
+def _usage(
+    answer: GenerateContentResponse, request: Request, text: str, prices: Prices, details: dict[str, Any]
+) -> Usage:
+    """Return what the provider counted, thoughts as output; an upper estimate where it does not say."""
+    told = answer.usage_metadata
+    if told is None or told.prompt_token_count is None:
+        details["usage"] = "estimated"
+        tokens_in, tokens_out = estimate(request.system) + estimate(request.prompt), estimate(text)
+    else:
+        tokens_in = told.prompt_token_count
+        tokens_out = (told.candidates_token_count or 0) + (told.thoughts_token_count or 0)
+        details["thought_tokens"], details["cached_tokens"] = told.thoughts_token_count, told.cached_content_token_count
+    return Usage(tokens_in, tokens_out, prices.cost(tokens_in, tokens_out))
+
+
+def _headers(response: Any) -> Mapping[str, str]:
+    """Return the headers of an error's response, their names in lower case."""
+    headers = getattr(response, "headers", None) or {}
+    return {str(name).lower(): str(value) for name, value in headers.items()}
