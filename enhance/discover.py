@@ -31,9 +31,8 @@ class OnDisk(Struct, frozen=True):
 
     def __call__(self) -> bytes:
         """Return the whole content, as it is now."""
-        fd, status = open_file(self.full)
-        with open(fd, "rb", closefd=True) as file:
-            return file.read(max(status.st_size, self.size) + 1)
+        with open(open_file(self.full)[0], "rb") as file:
+            return file.read()
 
 
 class Discovery(Struct, frozen=True):
@@ -120,7 +119,9 @@ class _Walk:
                     self.dirs[self.stack[-1]].append(seen.path)
             else:
                 self.links[seen.path] = self._owner()
-        marketplaces = tuple(sorted(path for path in self.files if path == MARKETPLACE or path.endswith(b"/" + MARKETPLACE)))
+        marketplaces = tuple(
+            sorted(path for path in self.files if path == MARKETPLACE or path.endswith(b"/" + MARKETPLACE))
+        )
         categories = self._categories(marketplaces)
         plugins = tuple(self._plugin(path, categories) for path in sorted(self.owned))
         return Discovery(
@@ -146,7 +147,9 @@ class _Walk:
             manifest = load_json(self.files[join(path, MANIFEST)])[0]
         name = manifest.get("name")
         own = os.path.basename(path or self.source.rstrip(b"/")).decode("utf-8", "backslashreplace")
-        category = categories.get(path, "") or os.path.basename(os.path.dirname(path)).decode("utf-8", "backslashreplace")
+        category = categories.get(path, "") or os.path.basename(os.path.dirname(path)).decode(
+            "utf-8", "backslashreplace"
+        )
         plugin = Plugin(path, name if isinstance(name, str) and name else own, category, manifest, files)
         return structs.replace(plugin, problems=tuple(self._problems(plugin)))
 
@@ -199,6 +202,8 @@ def _parents(path: bytes) -> list[bytes]:
 
 def load_json(file: OnDisk) -> tuple[dict[str, Any], str]:
     """Return a JSON file's object, empty where it is none, and what is wrong with it, empty where nothing is."""
+    if file.size > MAX_JSON:
+        return {}, f"it is over {MAX_JSON} bytes"
     try:
         return read_json(file())
     except OSError as error:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 
 from drkit.format import TreeHash
-from enhance.discover import RESOURCES, SKILL, OnDisk, join, shown
+from drkit.source import open_file
+from enhance.discover import SKILL, join, shown
 from enhance.model import Finding, Material, Plugin
 
 TEXT_MAX = 64 * 1024
@@ -19,7 +20,9 @@ ENOUGH = {"portable": 600, "claude-code": 600, "marketplace": 8000}
 """Bytes of own material under which a plugin is thin, by profile."""
 _LICENSES = re.compile(rb"(?:LICEN[CS]E|COPYING|NOTICE)(?:\.[A-Za-z]+)?\Z", re.IGNORECASE)
 _BOX = re.compile(r"[-*+] \[ ?\](?:\s|$)")
-_EMPTY_WORDS = re.compile(r"\b(?:TODO|FIXME|TBD|PLACEHOLDER)\b|\[(?:Your|INSERT)\b|lorem ipsum|coming soon", re.IGNORECASE)
+_EMPTY_WORDS = re.compile(
+    r"\b(?:TODO|FIXME|TBD|PLACEHOLDER)\b|\[(?:Your|INSERT)\b|lorem ipsum|coming soon", re.IGNORECASE
+)
 
 
 def material(source: bytes, plugin: Plugin, *, profile: str, written: Mapping[bytes, str] | None = None) -> Material:
@@ -38,16 +41,20 @@ def material(source: bytes, plugin: Plugin, *, profile: str, written: Mapping[by
     for path in plugin.files:
         full = join(source.rstrip(b"/"), join(plugin.path, path))
         try:
-            mode = os.lstat(full).st_mode & 0o7777
-            data = OnDisk(full, 0, mode)()
+            fd, status = open_file(full)
+            with open(fd, "rb") as file:
+                data = file.read(READ_MAX + 1)
+                digest = hashlib.sha256(data)
+                while more := file.read(READ_MAX):
+                    digest.update(more)
         except OSError as error:
-            findings.append(Finding("PM001", "warning", shown(plugin, path), f"it cannot be read: {error.strerror or error}"))
+            message = f"it cannot be read: {error.strerror or error}"
+            findings.append(Finding("PM001", "warning", shown(plugin, path), message))
             continue
-        digest = hashlib.sha256(data)
         if written.get(path) == digest.hexdigest():
             continue
-        tree.add(path, "f", mode, digest.digest())
-        sizes[path] = len(data)
+        tree.add(path, "f", status.st_mode & 0o7777, digest.digest())
+        sizes[path] = status.st_size
         text = readable(data)
         if text is not None and not is_placeholder(path, text):
             texts[path] = text
@@ -75,7 +82,11 @@ def readable(data: bytes) -> str | None:
 
 def grounds(path: bytes) -> bool:
     """Whether a file counts as material to write from: not a licence, and not a skill, which is what is written."""
-    return not _LICENSES.match(os.path.basename(path)) and not path.startswith(b"skills/") and os.path.basename(path) != SKILL
+    return (
+        not _LICENSES.match(os.path.basename(path))
+        and not path.startswith(b"skills/")
+        and os.path.basename(path) != SKILL
+    )
 
 
 def is_placeholder(path: bytes, text: str) -> bool:
@@ -96,8 +107,3 @@ def is_placeholder(path: bytes, text: str) -> bool:
         return len(rest) <= 3 and sum(map(len, rest)) <= 400
     vague = [line for line in content if _EMPTY_WORDS.search(line)]
     return bool(content) and not rest and bool(vague)
-
-
-def in_resources(path: bytes) -> bool:
-    """Whether a path, relative to a skill's directory, lies in one of its resource directories."""
-    return path.split(b"/", 1)[0] in RESOURCES and b"/" in path

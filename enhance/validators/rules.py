@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from enhance.model import Finding, RuleLevel
+from enhance.validators import standards
 
 PROFILES = ("portable", "claude-code", "marketplace")
 """`portable` is the Agent Skills specification, `claude-code` allows Claude Code's keys too, `marketplace` is
@@ -47,7 +48,9 @@ RULES: dict[str, Rule] = {
     for rule in (
         _error("SK001", "AS", "a skill directory has a SKILL.md, and it is a regular file"),
         _error("SK002", "AS", "SKILL.md is UTF-8 without BOM or NUL and begins with a line `---`, not a code fence"),
-        _error("SK003", "AS", "the frontmatter closes with `---` and is a YAML mapping without repeated keys or aliases"),
+        _error(
+            "SK003", "AS", "the frontmatter closes with `---` and is a YAML mapping without repeated keys or aliases"
+        ),
         _error("SK004", "AS", "`name` is there and has 1 to 64 characters"),
         _error("SK005", "AS", "`name` is words of a-z and 0-9 joined by single hyphens"),
         _error("SK006", "AS", "`name` is the name of the directory"),
@@ -63,16 +66,30 @@ RULES: dict[str, Rule] = {
         _warning("SK016", "AS", "`allowed-tools` is a string with spaces between the tools"),
         _warning("SK017", "CC", "each allowed tool is known, and Bash is scoped"),
         _warning("SK018", "AS", "SKILL.md has at most 500 lines"),
-        _warning("SK019", "AS", "the body is under 5,000 tokens; `description` and `when_to_use` are at most 1,536 characters"),
+        _warning(
+            "SK019",
+            "AS",
+            "the body is under 5,000 tokens; `description` and `when_to_use` are at most 1,536 characters",
+        ),
         _error("SK020", "OWN", "the body has at least 100 characters"),
         _error("SK021", "OWN", "every code fence is closed"),
-        _warning("SK022", "OWN", "there are no placeholders (TODO, FIXME, [Your, [INSERT, lorem ipsum)", proposed="error"),
-        _error("SK023", "AS", "references to scripts/, references/, assets/ exist, are relative, inside, one level deep"),
+        _warning(
+            "SK022", "OWN", "there are no placeholders (TODO, FIXME, [Your, [INSERT, lorem ipsum)", proposed="error"
+        ),
+        _error(
+            "SK023", "AS", "references to scripts/, references/, assets/ exist, are relative, inside, one level deep"
+        ),
         _error("SK024", "BP", "there are no backslash paths and no absolute home or drive paths"),
-        _warning("SK025", "OWN", "resource directories hold real files, not only a README of open boxes", proposed="error"),
+        _warning(
+            "SK025", "OWN", "resource directories hold real files, not only a README of open boxes", proposed="error"
+        ),
         _warning("SK026", "BP", "a reference file of over 100 lines begins with a table of contents"),
         _error("SK027", "OWN", "there are no invisible or direction-changing characters"),
-        _error("SK028", "OWN", "no instructions in HTML comments, no download piped to a shell, no encoded code, no secrets"),
+        _error(
+            "SK028",
+            "OWN",
+            "no instructions in HTML comments, no download piped to a shell, no encoded code, no secrets",
+        ),
         _warning("SK029", "OWN", "names of skills are unique in a plugin, and no skill nearly repeats another"),
         _error("SK030", "API", "a skill's directory is under 30 MB"),
         _error("PM001", "CC", "`.claude-plugin/plugin.json`, if there is one, is a JSON object in a regular file"),
@@ -116,5 +133,8 @@ def finding(found: Found, path: str, *, proposed: bool = False) -> Finding:
 REVISION = 1
 """Raised when a check finds other things than before although its rule reads the same."""
 
-STANDARDS_SHA256 = hashlib.sha256(msgspec.json.encode([REVISION, PROFILES, list(RULES.values())])).hexdigest()
+_WORDS = {name: value for name, value in vars(standards).items() if name.isupper()}
+STANDARDS_SHA256 = hashlib.sha256(
+    msgspec.json.encode([REVISION, PROFILES, list(RULES.values()), sorted(_WORDS.items())])
+).hexdigest()
 """Identifies the rules. A part of the cache's key: what was made to other rules is validated anew."""

@@ -32,26 +32,37 @@ class View:
         self._heads: dict[bytes, Frontmatter] = {}
 
     def data(self, path: bytes) -> bytes:
-        """Return a file's content; empty for one that cannot be read, which `unreadable` then names."""
+        """Return a file's content; empty for one that cannot be read or is too large, which `unreadable` then names."""
         if path not in self._data:
-            content = self._contents[path]
-            try:
-                self._data[path] = content if isinstance(content, bytes) else content()
-            except OSError as error:
-                self.unreadable[path] = error.strerror or str(error)
-                self._data[path] = b""
+            self._data[path] = self._read(self._contents[path], path)
         return self._data[path]
+
+    def _read(self, content: bytes | Callable[[], bytes], path: bytes) -> bytes:
+        if isinstance(content, OnDisk) and content.size > READ_MAX:
+            self.unreadable[path] = f"it is over {READ_MAX} bytes"
+            return b""
+        try:
+            data = content if isinstance(content, bytes) else content()
+        except OSError as error:
+            self.unreadable[path] = error.strerror or str(error)
+            return b""
+        if len(data) > READ_MAX:
+            self.unreadable[path] = f"it is over {READ_MAX} bytes"
+            return b""
+        return data
 
     def size(self, path: bytes) -> int:
         """Return a file's size, without reading it where that can be."""
         content = self._contents[path]
-        return content.size if isinstance(content, OnDisk) else len(self.data(path))
+        if isinstance(content, OnDisk):
+            return content.size
+        return len(content) if isinstance(content, bytes) else len(self.data(path))
 
     def text(self, path: bytes) -> str | None:
-        """Return a file as text, None if it is too large or not UTF-8."""
-        if self.size(path) > READ_MAX:
-            return None
+        """Return a file as text, None if it cannot be read or is not UTF-8."""
         data = self.data(path)
+        if path in self.unreadable:
+            return None
         try:
             return None if b"\0" in data else data.decode()
         except UnicodeDecodeError:
@@ -89,7 +100,11 @@ class View:
 
     def resources(self, skill: bytes) -> list[bytes]:
         """Return the files of a skill besides its SKILL.md, without those of a skill inside it."""
-        inner = [other + b"/" for other in self.skill_dirs() if other != skill and other.startswith(skill + b"/" if skill else b"")]
+        inner = [
+            other + b"/"
+            for other in self.skill_dirs()
+            if other != skill and other.startswith(skill + b"/" if skill else b"")
+        ]
         own = skill + b"/" + SKILL if skill else SKILL
         return [path for path in self.below(skill) if path != own and not path.startswith(tuple(inner))]
 
