@@ -1,0 +1,256 @@
+"""A whole SKILL.md: its head, its opening, and as many of its plugin's sections as there is room for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from enhance.frontmatter import dump_frontmatter
+from enhance.generators.offline import rendering, units, wording
+from enhance.generators.offline.describing import LONGEST, describe
+from enhance.generators.offline.sources import Page, Sources
+from enhance.generators.offline.topics import ORDER, Unit
+
+ROOMS: dict[str, int] = {"marketplace": 13_400, "portable": 13_400, "claude-code": 13_400}
+"""Bytes of a SKILL.md by profile: below the marketplace's 14,000, and well below 5,000 tokens."""
+MOST_LINES = 460
+_CAPS = (12_000, 7_000, 4_500, 3_200, 2_200, 1_500, 1_000)
+_LEAST_BODY = 100
+_TABLE_FROM = 3
+_LEAD_ROOM = 700
+_LEAD_SENTENCES = 4
+_SAME = 0.55
+
+
+class Part(Struct, frozen=True):
+    """What one skill is about: its name, and the commands and agents that it speaks of."""
+
+    name: str
+    components: tuple[Page, ...]
+    whole: bool = True
+    """Whether that is all of the plugin, so that README, hooks and servers belong to it."""
+
+
+class Draft(Struct, frozen=True):
+    """A skill as it was put together. `sources` are the paths that something was taken from."""
+
+    name: str
+    description: str
+    text: str
+    sections: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str], *, share: float = 1.0) -> Draft | str:
+    """Put a skill together, or say why there is none. `share` of the profile's room is used."""
+    description = describe(sources, part.components, whole=part.whole)
+    if not description:
+        return "its texts do not say what it does"
+    opening, heading = _opening(part, sources), _heading(part, sources)
+    openers = _openers(part.components)
+    room = int(ROOMS[profile] * share) - 700
+    room -= sum(map(rendering.size, [opening, description, *openers.values()]))
+    sections = _arranged(_units(part, sources), room, grouped=bool(openers))
+    pieces = [f"# {heading}", opening]
+    for unit, text in sections:
+        pieces += [openers.pop(unit.owner, ""), text]
+    body = _within_lines("\n\n".join(piece for piece in pieces if piece))
+    if len(body.strip()) < _LEAST_BODY + len(heading) or not (sections or len(opening) >= _LEAST_BODY):
+        return "there is too little in its texts for a skill"
+    used = list(dict.fromkeys([*(unit.path for unit, _ in sections), *(page.path for page in part.components)]))
+    if part.whole and sources.readme and sources.readme.path not in used:
+        used.append(sources.readme.path)
+    hashed = [path for path in used if path in sources.hashes]
+    head = {
+        "name": part.name,
+        "description": description[:LONGEST],
+        "metadata": {**stamp, "sources": "; ".join(f"{path} sha256:{sources.hashes[path][:16]}" for path in hashed[:24])},
+    }
+    text = dump_frontmatter(head).decode() + "\n" + body.rstrip() + "\n"
+    titles = tuple(unit.section.title for unit, _ in sections)
+    return Draft(part.name, description[:LONGEST], text, titles, tuple(hashed))
+
+
+# The opening
+
+
+def _heading(part: Part, sources: Sources) -> str:
+    candidates = []
+    if part.whole and sources.readme:
+        candidates.append(sources.readme.body.title)
+    if len(part.components) == 1:
+        candidates.append(part.components[0].body.title)
+    for text in candidates:
+        clean = re.sub(r"(?i)\s+(?:claude code )?plugin$", "", wording.plain(text)).strip()
+        if clean and len(clean) <= 70 and not re.search(r"(?i)executor$|template$", clean):  # noqa: PLR2004
+            return wording.title(clean) if clean == clean.lower() else clean
+    return wording.title(part.name)
+
+
+def _opening(part: Part, sources: Sources) -> str:
+    """What it is in a few sentences, and how it is called."""
+    candidates: list[str] = []
+    if len(part.components) == 1:
+        candidates += units.introduction(part.components[0])
+    if part.whole and sources.readme:
+        candidates += units.introduction(sources.readme)
+    if part.whole:
+        candidates.append(sources.description)
+    candidates += [page.description for page in part.components if len(part.components) == 1]
+    said: list[str] = []
+    known: set[str] = set()
+    for text in candidates:
+        clean = re.sub(r"^\*\*(.+)\*\*$", r"\1", text.strip())
+        words = set(re.findall(r"\w+", clean.lower()))
+        if len(words) < 4 or len(words & known) > _SAME * len(words):  # noqa: PLR2004
+            continue
+        if len(said) >= _LEAD_SENTENCES or sum(map(len, said)) + len(clean) > _LEAD_ROOM:
+            break
+        known |= words
+        said.append(clean if clean[-1] in ".!?" else clean + ".")
+    pieces = [" ".join(said)] if said else []
+    if len(part.components) == 1 and (call := _call(part.components[0])):
+        pieces.append(call)
+    elif len(part.components) > 1:
+        pieces.append(_overview(part.components))
+    return "\n\n".join(piece for piece in pieces if piece)
+
+
+def _call(page: Page) -> str:
+    from enhance.generators.offline.sources import line
+
+    if page.kind == "agent":
+        return f"The work is that of the agent `{page.name}` (`{page.path}`)."
+    hint = line(page.head.get("argument-hint")) or line(page.head.get("usage"))
+    call = hint if hint.startswith("/") else f"/{page.name} {hint}".strip()
+    short = line(page.head.get("shortcut")).lstrip("/")
+    named = f", or `/{short}` for short" if re.fullmatch(r"[\w-]{1,20}", short) and short != page.name else ""
+    return f"The command is `{call.replace('`', '')}`{named} (`{page.path}`)."
+
+
+def _overview(components: Sequence[Page]) -> str:
+    """The commands and agents at a glance: a table of many, a list of few."""
+    rows = []
+    for page in components:
+        name = f"`/{page.name}`" if page.kind == "command" else f"`{page.name}`"
+        said = page.description or next(iter(units.introduction(page)), "") or page.body.title
+        rows.append((name, page.kind, _shortened(wording.plain(said))))
+    if len(rows) >= _TABLE_FROM:
+        kinds = len({kind for _, kind, _ in rows}) > 1
+        head = "| Name | Kind | What it does |\n|---|---|---|" if kinds else f"| {rows[0][1].title()} | What it does |\n|---|---|"
+        return "\n".join(
+            [head, *(f"| {name} | {kind + ' | ' if kinds else ''}{said.replace('|', '/')} |" for name, kind, said in rows)]
+        )
+    return "\n".join(f"- {name} ({kind}): {said}" for name, kind, said in rows)
+
+
+def _openers(components: Sequence[Page]) -> dict[str, str]:
+    """What stands before the sections of each component, where there are several: a heading, and its own first words."""
+    if len(components) < 2:  # noqa: PLR2004
+        return {}
+    found = {}
+    for page in components:
+        name = f"`/{page.name}`" if page.kind == "command" else f"agent `{page.name}`"
+        title = wording.plain(page.body.title)
+        head = f"## {title} ({name})" if title and len(title) <= 80 else f"## {name[:1].upper()}{name[1:]}"  # noqa: PLR2004
+        said = [text for text in units.introduction(page)[:2] if wording.plain(text)[:60] not in wording.plain(page.description)]
+        found[page.path] = "\n\n".join([head, " ".join(said)]).strip()
+    return found
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 220 else text[:220].rsplit(" ", 1)[0] + " …"  # noqa: PLR2004
+
+
+# The sections
+
+
+def _units(part: Part, sources: Sources) -> list[Unit]:
+    """All that could be said, the best first within each owner, nothing of it twice."""
+    found: list[Unit] = []
+    shares = _shares(part.components)
+    for page in part.components:
+        found += units.of_page(page, shares[page.path])
+    if part.whole:
+        if sources.readme:
+            found += units.of_page(sources.readme, 0.8 if part.components else 1.0)
+        found += units.facts(sources)
+        if sum(rendering.size(units.text_of(unit.section)) for unit in found) < ROOMS["marketplace"]:
+            for page in sources.pages[:12]:
+                found += units.of_page(page, 0.4)
+    names = {f"/{page.name}" for page in part.components}
+    found = [unit for unit in found if not _only_calls(unit, names, sources, part)]
+    return units.distinct(found)
+
+
+def _shares(components: Sequence[Page]) -> dict[str, float]:
+    """What each component's sections are worth: those of the larger a little more, so that none is left out for another."""
+    largest = max((page.size for page in components), default=1) or 1
+    return {page.path: 0.85 + 0.15 * page.size / largest for page in components}
+
+
+def _only_calls(unit: Unit, names: set[str], sources: Sources, part: Part) -> bool:
+    """Whether a section of the README says nothing but which commands there are, which the opening has said."""
+    if unit.owner or not (part.components and sources.readme and unit.path == sources.readme.path):
+        return False
+    if unit.topic != "usage":
+        return False
+    words = re.sub(r"[`#|*:_-]", " ", units.text_of(unit.section)).split()
+    rest = [word for word in words if word not in names and not word.startswith("/")]
+    listed = all(block.kind in {"table", "list"} for block in unit.section.blocks) and not unit.section.children
+    return len(rest) < 12 or (listed and unit.section.title.lower().startswith("command"))  # noqa: PLR2004
+
+
+def _arranged(found: Sequence[Unit], room: int, *, grouped: bool) -> list[tuple[Unit, str]]:
+    """The sections that fit, in the order of reading. Much is condensed before anything is left out."""
+    level = 3 if grouped else 2
+    for cap in _CAPS:
+        texts = {number: rendering.unit(unit, _level(unit, level), cap) for number, unit in enumerate(found)}
+        if sum(rendering.size(text) + 2 for text in texts.values()) <= room:
+            break
+    best = sorted(texts, key=lambda number: (-found[number].worth, number))
+    kept: dict[int, str] = {}
+    left = room
+    for number in best:
+        if texts[number] and rendering.size(texts[number]) + 2 <= left:
+            kept[number] = texts[number]
+            left -= rendering.size(texts[number]) + 2
+    for cap in reversed(_CAPS):
+        for number in best:
+            if number in kept and found[number].topic != "when":
+                longer = rendering.unit(found[number], _level(found[number], level), cap)
+                more = rendering.size(longer) - rendering.size(kept[number])
+                if 0 < more <= left:
+                    kept[number] = longer
+                    left -= more
+    return [(found[number], kept[number]) for number in _in_order(found, kept)]
+
+
+def _level(unit: Unit, level: int) -> int:
+    return level if unit.owner else 2
+
+
+def _in_order(found: Sequence[Unit], kept: Mapping[int, str]) -> list[int]:
+    """Sections by owner, and by what a reader wants first; texts of no owner stand where their topic belongs."""
+    early, late = ORDER.index("steps"), len(ORDER)
+    owners = list(dict.fromkeys(unit.owner for unit in found if unit.owner))
+
+    def place(number: int) -> tuple[int, int, int, int]:
+        unit = found[number]
+        rank = ORDER.index(unit.topic)
+        if len(owners) <= 1:
+            return (0, 0, rank, number)
+        if unit.owner:
+            return (1, owners.index(unit.owner), rank, number)
+        return (0 if rank < early else late, 0, rank, number)
+
+    return sorted(kept, key=place)
+
+
+def _within_lines(body: str) -> str:
+    """Leave sections out from the end until there are few enough lines."""
+    while body.count("\n") > MOST_LINES and "\n## " in body:
+        body = body[: body.rindex("\n## ")].rstrip() + "\n"
+    return body

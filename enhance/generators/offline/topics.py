@@ -1,0 +1,73 @@
+"""What a section is about, told by its heading, and what that makes it worth to somebody who has to do the work."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+from enhance.generators.offline.markdown import Section
+
+Topic = Literal["when", "usage", "can", "needs", "steps", "own", "output", "examples", "trouble", "care"]
+
+ORDER: tuple[Topic, ...] = ("when", "usage", "can", "needs", "steps", "own", "output", "examples", "trouble", "care")
+"""In which order a reader wants them; within one topic the text's own order stays."""
+WORTH: dict[Topic, float] = {
+    "when": 10, "steps": 9, "usage": 8, "own": 7, "needs": 6.5, "output": 6, "examples": 6, "can": 5.5, "trouble": 5, "care": 4.5
+}  # fmt: skip
+
+_DROPPED = re.compile(
+    r"licen[cs]e|^install|uninstall|^updat|contribut|^support\b|^support (?:&|and)|changelog|version history|^versions?$|credits"
+    r"|acknowledg|^authors?\b|roadmap|future (?:enhancement|work|plan|feature)|coming soon|^planned|table of contents|^contents$"
+    r"|get notified|expected release|sponsor|pro tier|^related\b|further reading|^see also|^learn more|^resources?$|references?$"
+    r"|^documentation$|community|feedback|^about\b|^status$|release notes|what's new|test results?$|thank|^conclusion|^summary$"
+    r"|^next steps|^start (?:the|operations|response|audit|wizard|process)|^files?$|(?:file|directory|plugin|project|repository) structure"
+    r"|publish|screenshots?|^demo|learning objectives|get started now|communication style|your style|^tone|personality|^tags?$"
+    r"|^categor|badges?|^links?$|marketplace|^pricing|plans? (?:&|and)? ?pricing|get help|getting help|^contact|^faq$|alternatives$"
+    r"|^why (?:this|use|choose)|^success stor|testimonial|^quick links|^metadata$|^remember$|^activation priority|uninstallation"
+    r"|^integration with other (?:agents|plugins)|collaboration with|^design decisions?$|^alternatives considered"
+)
+_KINDS: tuple[tuple[Topic, str], ...] = (
+    ("when", r"when (?:to|not|user|you should)|don'?t use|use cases?|activation|trigger|ideal for|use this (?:when|for)"),
+    ("trouble", r"troubleshoot|error|common (?:issues|problems|mistakes|pitfalls)|debug|faq|failure|recovery|rollback|fallback"),
+    ("examples", r"examples?\b|samples?\b|scenarios?|quer(?:y|ies) examples|interaction|real-world|walkthrough|demo"),
+    ("output", r"output|report\b|deliverable|response format|generated|templates?\b|results?\b|artifacts?"),
+    ("needs", r"prerequisit|require|parameter|argument|option|input|configur|environment|setup|set up|dependenc|settings|need more"),
+    ("care", r"best practice|security|notes?\b|warning|limit|disclaimer|ethic|complian|considerations|safety|mistakes|remember"
+     r"|principles|\btips\b|guidelines|rules|risk|quality|constraints|cautions?|performance$|success criteria|anti-?patterns"),
+    ("steps", r"process|workflow|steps?\b|how it works|implementation|your task|when invoked|when activated|approach|methodolog"
+     r"|protocol|procedure|mission|phases?\b|instructions|what (?:this command|you|it) do(?:es)?|execution|framework|checklist|method"),
+    ("usage", r"^usage|quick ?start|getting started|^commands?\b|invocation|^syntax|command reference|shortcuts?"),
+    ("can", r"feature|capabilit|expertise|what it|supported|analysis areas|responsibilit|purpose|overview|skills|scope|includes"
+     r"|data sources|platforms|tools"),
+)  # fmt: skip
+_KIND = tuple((topic, re.compile(pattern)) for topic, pattern in _KINDS)
+_STOCK = frozenset(
+    ["automated workflows", "best practices implementation", "performance optimization", "error handling", "standard ml libraries"]
+    + ["easy to use", "fast and reliable", "production ready", "well documented", "best practices", "comprehensive documentation"]
+)
+
+
+class Unit(Struct, frozen=True):
+    """A section that may become one of the skill's: from which text it comes, what it is about, what it is worth."""
+
+    section: Section
+    topic: Topic
+    worth: float
+    path: str
+    owner: str = ""
+    """The command or agent that it describes, where there are several."""
+
+
+def topic_of(heading: str) -> Topic | None:
+    """Return what a section under this heading is about, None for what no skill needs."""
+    words = re.sub(r"^\d+[.)]?\s*", "", heading.lower()).strip()
+    if _DROPPED.search(words):
+        return None
+    return next((topic for topic, pattern in _KIND if pattern.search(words)), "own")
+
+
+def is_stock(item: str) -> bool:
+    """Whether a list's item is one of those phrases that say nothing of any plugin."""
+    return re.sub(r"[^a-z ]", "", item.lower()).strip() in _STOCK

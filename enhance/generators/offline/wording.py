@@ -1,0 +1,177 @@
+"""Names, and sentences in the third person, made of a plugin's own words."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+
+LONGEST_NAME = 64
+_VENDORS = ("claude", "anthropic")
+_STOP = frozenset(
+    ["a", "an", "and", "any", "are", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or"]
+    + ["our", "that", "the", "their", "this", "to", "using", "via", "with", "your", "you", "plugin", "code", "comprehensive"]
+)
+_VERBS = frozenset(
+    """access accelerate achieve activate adapt add adjust advise aggregate alert align allocate analyze analyse annotate
+    apply archive arrange assemble assess assist audit authenticate authorize automate backtest back balance batch
+    benchmark boost bootstrap build cache calculate capture catalog categorize chart check choose classify clean cluster
+    collect combine compare compile complete compose compress compute conduct configure connect consolidate construct
+    contain convert coordinate craft create customize debug decode define deliver demonstrate deploy describe design
+    detect determine develop diagnose diff discover display distribute document draft draw drive enable enforce enhance
+    enrich ensure establish estimate evaluate examine execute experiment explain explore export expose extend extract
+    facilitate fetch filter find fix flag fold forecast format fuzz gather generate give govern group guide handle help
+    highlight identify implement import improve index inform ingest inspect install instrument integrate interpret
+    investigate keep label launch leverage lint list load localize locate log maintain make manage map mask measure
+    merge migrate minimize mock model monitor navigate normalize notify offer optimize orchestrate organize package
+    parse partition perform plan predict prepare preprocess present prevent preview prioritize probe process produce
+    profile project protect prototype provide provision publish pull query rank read recommend record recover reduce
+    refactor remediate remove render repair replace replicate report research resolve respond restore retrieve review
+    rewrite rotate route run sanitize save scaffold scale scan schedule score scrape search secure seed select send
+    serve set share show simulate size sort split stage standardize store stream streamline structure suggest summarize
+    supply support surface sync synchronize target teach test throttle trace track train transfer transform translate
+    triage trigger troubleshoot tune turn understand unify update upgrade use validate verify version view visualize
+    watch write""".split()
+)
+_NOUNS_TOO = frozenset(
+    """access archive audit back balance batch benchmark cache chart design display document draft experiment format
+    group guide index label launch list load log map mask model package plan process profile project query rank record
+    release report research review route scale schedule score search share stage store stream structure support surface
+    target test trace track train transfer trigger view watch""".split()
+)
+_COMPOUND = re.compile(
+    r"\w+(?:tion|ment|er|or|ing|ance|ence|sis|ity|base|set|suite|tool|system|kit|data)\b"
+    r"(?=\s*(?:$|[,.:;(]|(?:for|with|of|and|to|in|from|that|using|via|by|across|system|tool|plugin|toolkit|helper)\b))"
+)
+_LIST_AND = re.compile(r"(,\s+(?:and\s+|or\s+)?|\s+(?:and|&)\s+)([a-z]+)\b")
+_PERSONS = re.compile(r"(?i)\b(?:i|i'm|i'll|i've|me|my|we|we're|we'll|us|our|you|you're|you'll|you've|yourself)\b")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9`\"'(])")
+_EMPHASIS = re.compile(r"(\*\*|__)(.+?)\1")
+_SMALL_WORDS = {"and", "or", "of", "the", "for", "to", "in", "on", "with", "a", "an"}
+_CAPITALS = {"api": "API", "ai": "AI", "ml": "ML", "sql": "SQL", "roi": "ROI", "nft": "NFT", "mcp": "MCP", "ui": "UI"}
+_CAPITALS |= {"sdk": "SDK", "ci": "CI", "cd": "CD", "cli": "CLI", "aws": "AWS", "gpu": "GPU", "llm": "LLM", "sow": "SOW"}
+_CAPITALS |= {"defi": "DeFi", "dex": "DEX", "graphql": "GraphQL", "grpc": "gRPC", "rest": "REST", "seo": "SEO"}
+
+
+# Names
+
+
+def kebab(text: str) -> str:
+    """Return letters and digits of ASCII in lower case with single hyphens, at most 64 characters, cut at a word."""
+    folded = unicodedata.normalize("NFKD", text[:400])
+    text = "".join(char for char in folded if not unicodedata.combining(char))
+    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "-", text).lower().replace("'", "")
+    found = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+    if len(found) > LONGEST_NAME:
+        found = found[: LONGEST_NAME + 1].rsplit("-", 1)[0][:LONGEST_NAME].strip("-")
+    return found
+
+
+def skill_name(wanted: str, functions: Iterable[str]) -> str:
+    """Return a skill's name: what is wanted if it may be one, else words of what the plugin does."""
+    own = kebab(wanted)
+    if own and not any(vendor in own for vendor in _VENDORS):
+        return own
+    without = [word for word in own.split("-") if word and not any(vendor in word for vendor in _VENDORS)]
+    if len([word for word in without if word not in _STOP]) > 1:
+        return "-".join(without)
+    for text in functions:
+        words = [word for word in kebab(text).split("-") if word not in _STOP and not any(v in word for v in _VENDORS)]
+        if len(words) > 1 or (words and len(words[0]) > 3):
+            return kebab("-".join(words[:4]))
+    return "-".join(without) or "skill-" + hashlib.sha256(wanted.encode("utf-8", "replace")).hexdigest()[:8]
+
+
+def title(name: str) -> str:
+    """Return a heading for a name in kebab-case."""
+    words = re.split(r"[-_\s]+", name.strip())
+    return " ".join(
+        _CAPITALS.get(word.lower(), word if index and word in _SMALL_WORDS else word[:1].upper() + word[1:])
+        for index, word in enumerate(words)
+    )
+
+
+# Sentences
+
+
+def plain(text: str) -> str:
+    """Return text without emphasis, code marks, links and angle brackets, on one line."""
+    text = re.sub(r"\[([^\[\]]+)\]\([^()]*\)", r"\1", text)
+    text = _EMPHASIS.sub(r"\2", text).replace("`", "").replace("*", "")
+    text = re.sub(r"<([\w .|-]{1,40})>", r"\1", text).replace("->", "to").replace("=>", "to")
+    text = re.sub(r">=", "at least ", text).replace("<=", "at most ")
+    text = re.sub(r">\s*(?=[\d$])", "over ", text)
+    text = re.sub(r"<\s*(?=[\d$])", "under ", text)
+    return " ".join(text.replace("<", "").replace(">", "").split())
+
+
+def sentences(text: str) -> list[str]:
+    """Cut prose into sentences, as well as punctuation tells."""
+    return [part.strip() for part in _SENTENCE.split(" ".join(text.split())) if part.strip()]
+
+
+def speaks(text: str) -> bool:
+    """Whether a text speaks in the first or second person."""
+    return _PERSONS.search(text) is not None
+
+
+def third_person(text: str) -> str:
+    """Turn an order into a statement: "Find and fix leaks" is "Finds and fixes leaks". Other text stays."""
+    first, _, rest = text.partition(" ")
+    prefix, _, stem = first.rpartition("-")
+    if not is_order(text) or not rest:
+        return text
+    lead = (prefix + "-" if prefix else "") + _with_s(stem)
+    # Further verbs of the same order: "Create, test and deploy APIs".
+    out, at = [lead + " "], 0
+    opening = re.match(r"((?:,?\s*(?:and\s+|&\s+)?[a-z]+,)*\s*(?:and|&)\s+[a-z]+)\b", " " + rest)
+    while (found := _LIST_AND.search(" " + rest, at)) and _verb(found[2]) and found.start() >= at:
+        near = found.start() <= (opening.end() if opening else 0) or found[1].strip().endswith(("and", "&"))
+        if not near:
+            break
+        out.append((" " + rest)[at : found.start(2)] + _with_s(found[2]))
+        at = found.end(2)
+    out.append((" " + rest)[at:])
+    return re.sub(r"\s+([,;])", r"\1", " ".join("".join(out).split()))
+
+
+def _verb(word: str) -> bool:
+    return word.strip(",").lower() in _VERBS
+
+
+def _with_s(verb: str) -> str:
+    if re.search(r"(?:s|x|z|ch|sh|o)$", verb):
+        return verb + "es"
+    return verb[:-1] + "ies" if re.search(r"[^aeiou]y$", verb) else verb + "s"
+
+
+def is_order(text: str) -> bool:
+    """Whether a text begins with a verb: "Track prices", not "Price tracking" nor "Log aggregation"."""
+    first, _, rest = text.partition(" ")
+    stem = first.rpartition("-")[2].lower()
+    if stem not in _VERBS:
+        return False
+    return stem not in _NOUNS_TOO or not (_COMPOUND.match(rest) or not rest)
+
+
+def lowered(text: str) -> str:
+    """Return text with a small first letter, unless its first word is a name or abbreviation."""
+    first = text.split(" ", 1)[0]
+    return text if sum(char.isupper() for char in first) > 1 or first[1:2].isdigit() else text[:1].lower() + text[1:]
+
+
+def joined(items: list[str], word: str) -> str:
+    """Return "a, b, or c"; with semicolons where the items hold commas."""
+    if len(items) < 2:  # noqa: PLR2004
+        return "".join(items)
+    mark = ";" if any("," in item for item in items) else ","
+    return f"{mark} ".join(items[:-1]) + (f"{mark} " if len(items) > 2 or mark == ";" else " ") + f"{word} {items[-1]}"  # noqa: PLR2004
+
+
+def shingles(text: str, width: int = 4) -> set[tuple[str, ...]]:
+    """Return every run of `width` words, in small letters."""
+    words = re.findall(r"\w+", text.lower())
+    if len(words) <= width:
+        return {tuple(words)} if words else set()
+    return {tuple(words[at : at + width]) for at in range(len(words) - width + 1)}
