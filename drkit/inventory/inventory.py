@@ -33,7 +33,7 @@ from drkit.inventory.tables import BY_NAME, TABLES, Table
 from drkit.model import Finding, PackId, PluginRow, Snapshot
 
 Rows = dict[str, list[tuple[Value, ...]]]
-"""Rows to be recorded: table → the values of its columns after the key."""
+"""Rows to be recorded: table → the values of its columns after the key, and after the version where there is one."""
 
 _QUERIES = ("SELECT", "WITH", "VALUES", "EXPLAIN")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*")
@@ -205,22 +205,31 @@ class Inventory:
         detail = {"snapshot": drill.snapshot, "passed": drill.passed, "reason": drill.reason, "store": drill.store}
         self.record("drill", detail, {"drills": [row]}, repo_id=drill.repository, at=at)
 
-    def record(self, event: str, detail: dict[str, Any], rows: Rows, *, repo_id: str, at: str = "") -> None:
-        """Record rows, the audit's link that tells of them, and their place in the outbox, in one transaction."""
+    def record(self, event: str, detail: dict[str, Any], rows: Rows, *, repo_id: str, at: str = "") -> int:
+        """Record rows, the audit's link that tells of them, and their place in the outbox, in one transaction.
+
+        A row of a mutable table that is there is updated in place; None leaves its column as it was. Return the id
+        of the first row, which is the new version of a row that was updated.
+        """
         at = at or self.stamp()
         text = msgspec.json.encode(detail).decode()
         with self.engine.transaction():
             first = next_id = self._last() + 1
             for name, values in rows.items():
-                keyed = [(self.id, row_id, *row) for row_id, row in enumerate(values, next_id)]
+                table = BY_NAME[name]
+                keyed = [
+                    (self.id, row_id, *((row_id,) if table.mutable else ()), *row)
+                    for row_id, row in enumerate(values, next_id)
+                ]
                 next_id += len(keyed)
-                self.insert(name, keyed)
+                self.insert(name, keyed, table.in_place)
             link = audit.next_link(self.engine, self.id, next_id, at, event, text)
             self.insert("audit", [msgspec.structs.astuple(link)])
             self.engine.execute(
                 "INSERT INTO outbox (inventory, first, last, repository, stored, pushed) VALUES (?, ?, ?, ?, 0, 0)",
                 (self.id, first, next_id, repo_id),
             )
+        return first
 
     def insert(self, name: str, rows: Sequence[Sequence[Value]], tail: str = "") -> None:
         """Insert rows with their keys into a table. The caller holds the write lock."""
