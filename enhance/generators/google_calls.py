@@ -110,8 +110,12 @@ def _config(request: Request, temperature: float | None, timeout_s: float) -> Ge
     """Return the settings of a call.
 
     Left alone, the client calls functions and follows continuations by itself, with requests that nobody reserved.
+    Given the schema as `response_schema`, it would parse the answer as well, and lose one that it cannot parse (deep
+    nesting, long numbers) before anybody has stored it; so the schema goes into the request's body as it is.
     """
     from google.genai import types
+
+    schema = {"generationConfig": {"responseSchema": request.schema}} if request.schema is not None else None
 
     return types.GenerateContentConfig(
         system_instruction=request.system or None,
@@ -119,10 +123,9 @@ def _config(request: Request, temperature: float | None, timeout_s: float) -> Ge
         candidate_count=1,
         max_output_tokens=request.max_output_tokens or None,
         response_mime_type="application/json" if request.schema is not None else None,
-        response_schema=dict(request.schema) if request.schema is not None else None,
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         automatic_continuation=False,
-        http_options=types.HttpOptions(timeout=max(1, int(timeout_s * 1000))),
+        http_options=types.HttpOptions(timeout=max(1, int(timeout_s * 1000)), extra_body=schema),
     )
 
 
@@ -172,9 +175,10 @@ def _reply(answer: GenerateContentResponse, request: Request, prices: Prices) ->
 
 
 def _text(candidate: Candidate | None) -> str:
-    """Return what was said aloud: the parts that are text and no thoughts."""
+    """Return what was said aloud: the parts that are text and no thoughts, as text that can be stored."""
     parts = candidate.content.parts if candidate is not None and candidate.content is not None else None
-    return "".join(part.text for part in parts or () if part.text and not part.thought)
+    text = "".join(part.text for part in parts or () if part.text and not part.thought)
+    return text.encode("utf-8", "replace").decode()
 
 
 def _usage(

@@ -18,6 +18,9 @@ LONGEST_MINUTE_S = 3600.0
 """Who asks for a longer wait than this means a day, however the quota is called."""
 MOST_MESSAGE = 300
 RUN_REASONS = {"API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED", "SERVICE_DISABLED", "BILLING_DISABLED", "CONSUMER_INVALID"}
+UNREADABLE = (TypeError, AttributeError, LookupError, RecursionError, UnicodeError)
+"""What the client raises over an answer that is JSON of another shape; the request was built before."""
+UNREADABLE_NAMES = {"JSONDecodeError", "UnknownApiResponseError", "ValidationError", "DecodingError"}
 _ZERO = re.compile(r"\blimit:\s*0\b(?![.,]?\d)")
 _DAY = re.compile(r"per_?\s?day|daily", re.IGNORECASE)
 _SPENT = re.compile(
@@ -49,11 +52,12 @@ def failed(error: Exception, model: str) -> CallError:
         return CallError(f"{model}: the credentials do not work: {text}", blame=Blame.RUN)
     if isinstance(error, TimeoutError) or "TimeoutException" in names:
         return CallError(f"{model}: no answer in time: {text}", blame=Blame.TRANSIENT)
-    if names & {"JSONDecodeError", "UnknownApiResponseError", "ValidationError", "UnicodeDecodeError", "DecodingError"}:
+    if isinstance(error, UNREADABLE) or names & UNREADABLE_NAMES:
         return CallError(f"{model}: the answer cannot be read: {text}", blame=Blame.TRANSIENT)
     if isinstance(error, OSError) or names & {"HTTPError", "TransportError", "GoogleAuthError", "RequestException"}:
         return CallError(f"{model}: the connection failed: {text}", blame=Blame.TRANSIENT)
-    return CallError(f"{model}: the client refused the call: {text}", blame=Blame.REQUEST)
+    blame = Blame.RUN if isinstance(error, ValueError) else Blame.REQUEST  # a model's name that cannot be one
+    return CallError(f"{model}: the client refused the call: {text}", blame=blame)
 
 
 def _blame(code: int, status: str, message: str, parts: list[Mapping[str, Any]], wait: float | None) -> Blame:

@@ -30,6 +30,7 @@ TOOLS = (
     *("NotebookEdit", "AskUserQuestion", "Skill"),
 )
 _TOOL = re.compile(rf"(?:{'|'.join(TOOLS)})(?:\([^()\n]{{1,80}}\))?|mcp__[A-Za-z0-9_-]+")
+_LONE = re.compile("[\ud800-\udfff]")
 _RESERVED = re.compile(r"claude|anthropic")
 _FENCED = re.compile(r"\A(`{3,}|~{3,})[ \t]*(?:markdown|md)?[ \t]*\n\s*((?:#|---\n).*)\n\1\Z", re.DOTALL)
 """A fence around a whole body; a body that begins and ends with examples is none."""
@@ -71,10 +72,6 @@ def whole(reply: Reply) -> str:
         raise BadReply(f"the answer is not whole: {why}" + (f" ({detail})" if detail else ""))
     if not reply.text.strip():
         raise BadReply("the answer is empty")
-    try:
-        reply.text.encode()
-    except UnicodeEncodeError as error:
-        raise BadReply("the answer is no valid Unicode") from error
     return reply.text
 
 
@@ -90,6 +87,8 @@ def json_object(reply: Reply, key: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and key in found:
+            if _LONE.search(json.dumps(found, ensure_ascii=False)):
+                raise BadReply("the answer is no valid Unicode")
             return found
     raise BadReply(f"the answer holds no JSON object with {key!r}")
 
@@ -139,7 +138,7 @@ def read_proposal(reply: Reply, material: Material, plan: Plan, made_by: Mapping
 
 def kebab(name: str) -> str:
     """Return a name as a skill may have it, empty if nothing of it may stay."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     words = [word for word in re.split(r"[^a-z0-9]+", _RESERVED.sub(" ", plain)) if word]
     kept = ""
     for word in words:
