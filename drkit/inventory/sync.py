@@ -108,9 +108,10 @@ def _migrate(turso: Turso, now: str) -> None:
     """Bring Turso's tables to this version: one request to look, one more where something is missing."""
     _, rows = turso.transaction([(BOOKKEEPING, ()), ("SELECT name FROM schema_migrations", ())])
     done = {name for (name,) in rows}
-    for step in MIGRATIONS:
-        if step.local or step.name in done:
-            continue
+    missing = [step for step in MIGRATIONS if not (step.local or step.name in done)]
+    if missing:
         # Another machine may do the same at this moment: the first statement then fails, and all of it with it.
-        record: Statement = ("INSERT INTO schema_migrations VALUES (?, ?)", (step.name, now))
-        turso.transaction([record, *((statement, ()) for statement in step.statements)])
+        records: list[Statement] = [
+            ("INSERT INTO schema_migrations VALUES (?, ?)", (step.name, now)) for step in missing
+        ]
+        turso.transaction([*records, *((statement, ()) for step in missing for statement in step.statements)])
