@@ -37,40 +37,41 @@ class FileState(Struct, frozen=True):
 class PathChange(Struct, frozen=True):
     """What happens to one path of a plugin, relative to it. None where nothing was or will be.
 
-    `staged` and `kept` are names beside it: of the new thing until it takes its place, of the old one afterwards.
-    `origin` is the path from which the new thing is moved here, empty if it is written; `moved` says that the old one
-    is moved elsewhere.
+    A change has two slots in the stage, by its number: `n<number>` for the new thing until it takes its place, and
+    `k<number>` for the old one afterwards. `origin` is the number of the change from whose path the new thing is
+    moved here, `target` that of the change to whose path the old one is moved; -1 for none. `opaque`: excluded from
+    snapshots, moved as it is, never looked into.
     """
 
     path: bytes
     old: FileState | None
     new: FileState | None
-    staged: bytes
-    kept: bytes
-    origin: bytes = b""
-    moved: bool = False
+    origin: int = -1
+    target: int = -1
+    opaque: bool = False
 
 
-class DirState(Struct, frozen=True):
-    """A directory that is made, removed, or changed by what happens in it: how it was before, and how it will be.
-
-    None for one that is not there; modification times in nanoseconds.
-    """
+class DirTime(Struct, frozen=True):
+    """A directory's modification time before and after, in nanoseconds; None where it comes as it comes."""
 
     path: bytes
-    old: tuple[int, int] | None
-    new: tuple[int, int] | None
+    old: int | None
+    new: int | None
 
 
 class Edit(Struct, frozen=True, tag="edit"):
-    """A permit's changes, being applied. `state` is "apply" until all of them are there and checked, then "done"."""
+    """A permit's changes, being applied. `state` is "apply" until all of them are there and checked, then "done".
+
+    `stage` is the name of a directory in the plugin's own.
+    """
 
     state: Literal["apply", "done"]
     source: bytes
     plugin: bytes
     snapshot: str
+    stage: bytes
     changes: tuple[PathChange, ...]
-    directories: tuple[DirState, ...] = ()
+    times: tuple[DirTime, ...] = ()
 
 
 class Command(Struct, frozen=True, tag="command"):

@@ -58,7 +58,7 @@ class TreeLock:
         if exclusive:
             wanted.update(dict.fromkeys(self.paths, True))
         self._wanted = sorted(wanted.items())
-        self._waiting = waiting or Waiting()
+        self.waiting = waiting or Waiting()
         self._state_fd = -1
         self._held: list[tuple[int, bytes]] = []
         """Descriptors, each with the name of its file if the lock on it is exclusive."""
@@ -96,7 +96,7 @@ class TreeLock:
     def acquire(self) -> None:
         """Take the lock, waiting for it. LockedError when that takes too long, StoreError if it cannot be had."""
         assert not self._held, "a TreeLock is taken once at a time"
-        waiting = self._waiting
+        waiting = self.waiting
         self._state_fd = open_state_dir()
         try:
             until = waiting.monotonic() + waiting.timeout_s
