@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from msgspec import Struct, field
 
@@ -130,7 +130,7 @@ def read_yaml(head: bytes) -> tuple[dict[str, Any], dict[str, int], Problem | No
             return {}, {}, twice
         mapping = yaml.load(text, Loader=loader)  # noqa: S506  (a safe loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        mark = cast("Any", error.problem_mark or error.context_mark)
         message = " ".join(str(part) for part in (error.context, error.problem) if part)
         return {}, {}, Problem("yaml", f"not valid YAML: {message}", mark.line + 2 if mark else 1)
     except yaml.YAMLError as error:
@@ -146,6 +146,10 @@ def _loader() -> Any:
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def _mark(event: Any) -> Any:
+    return event.start_mark
+
+
 def _bounds(events: Iterator[Any]) -> Problem | None:
     """Look at a document without building it: what would grow without end stops here."""
     import yaml
@@ -153,7 +157,7 @@ def _bounds(events: Iterator[Any]) -> Problem | None:
     depth = values = documents = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
-            return Problem("yaml", "the frontmatter uses aliases (*name)", event.start_mark.line + 2)
+            return Problem("yaml", "the frontmatter uses aliases (*name)", _mark(event).line + 2)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -189,7 +193,73 @@ def _repeated(node: Any) -> Problem | None:
     return None
 
 
+def is_portable(head: bytes) -> bool:
+    """Whether every reader takes some YAML for the same, those that know only a part of it too.
+
+    No flow style, anchors or tags, no `---`, and mappings indented alike: strictyaml refuses the rest, and skills-ref
+    cuts a file at every `---`. The YAML must have been read without a problem.
+    """
+    import yaml
+
+    if b"---" in head:
+        return False
+    depth, columns = 0, set()
+    for event in yaml.parse(head.decode(), Loader=_loader()):
+        if isinstance(event, yaml.DocumentStartEvent | yaml.DocumentEndEvent):
+            if event.explicit:
+                return False
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth == 2 and isinstance(event, yaml.MappingStartEvent):
+                columns.add(_mark(event).column)
+            if event.flow_style or event.anchor or event.tag or depth > 2 or len(columns) > 1:
+                return False
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and (event.anchor or event.tag):
+            return False
+    return True
+
+
 # Writing
+
+
+def rewrite_frontmatter(data: bytes, mapping: Mapping[str, Any]) -> bytes:
+    """Return a file with another mapping in its head. Lines of keys that stay as they are keep their bytes.
+
+    The body and the two `---` lines keep theirs too. Comments stay, unless the YAML is of a form that not every
+    reader knows: then it is written anew, whole. The head must have been read without a problem of YAML.
+    """
+    head = parse_frontmatter(data)
+    end = b"\r\n" if head.head[: head.head.find(b"\n")].endswith(b"\r") else b"\n"
+    new = _patched(head, mapping, end)
+    if new is None or read_yaml(new)[0] != mapping or not is_portable(new):
+        new = b"".join(_lines(mapping, end))
+    return data[: head.start] + new + data[head.start + len(head.head) :]
+
+
+def _lines(mapping: Mapping[str, Any], end: bytes) -> list[bytes]:
+    return [line.encode("utf-8", "replace").replace(b"\n", end) for line in _block(mapping, 0)]
+
+
+def _patched(head: Frontmatter, mapping: Mapping[str, Any], end: bytes) -> bytes | None:
+    """Return the YAML with only those lines changed that must be; None if keys do not stand on lines of their own."""
+    lines = head.head.splitlines(keepends=True)
+    starts = sorted((line - 2, key) for key, line in head.lines.items())
+    if len({number for number, _ in starts}) != len(starts) or not starts:
+        return None
+    out = lines[: starts[0][0]]
+    for (first, key), (stop, _) in zip(starts, [*starts[1:], (len(lines), "")], strict=True):
+        last = stop
+        while last > first + 1 and (not lines[last - 1].strip() or lines[last - 1].startswith(b"#")):
+            last -= 1
+        if key in mapping:
+            same = mapping[key] == head.mapping[key] and type(mapping[key]) is type(head.mapping[key])
+            out += lines[first:last] if same else _lines({key: mapping[key]}, end)
+        out += lines[last:stop]
+    if out and not out[-1].endswith((b"\n", b"\r")):
+        out[-1] += end
+    return b"".join(out + _lines({key: value for key, value in mapping.items() if key not in head.lines}, end))
 
 
 def dump_frontmatter(mapping: Mapping[str, Any]) -> bytes:

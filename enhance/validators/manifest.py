@@ -16,12 +16,7 @@ from enhance.validators.view import View
 SEMVER = re.compile(
     r"(?:0|[1-9]\d{0,17})\.(?:0|[1-9]\d{0,17})\.(?:0|[1-9]\d{0,17})(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?(?:\+[0-9A-Za-z.-]+)?"
 )
-_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "list": (list,),
-    "object": (dict,),
-    "boolean": (bool,),
-}
+_TYPES: dict[str, type] = {"string": str, "list": list, "object": dict, "boolean": bool}
 _COMPONENTS = ((b"commands/", b".md"), (b"agents/", b".md"), (b"hooks/", b".json"), (b"output-styles/", b".md"))
 _FILES = frozenset({b".mcp.json", b".lsp.json"})
 
@@ -58,7 +53,7 @@ def _types(content: Mapping[str, Any]) -> Iterator[Found]:
             yield Found("PM004", MANIFEST, f"the key {key!r} is not known")
             continue
         types = standards.MANIFEST_TYPES[key]
-        if not isinstance(value, tuple(kind for name in types for kind in _TYPES[name])):
+        if type(value) not in {_TYPES[name] for name in types}:
             yield Found("PM003", MANIFEST, f"{key} is not a {' or '.join(types)}")
         elif key == "keywords" and not all(isinstance(item, str) for item in value):
             yield Found("PM003", MANIFEST, "keywords are not all strings")

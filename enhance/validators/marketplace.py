@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from drkit.model import show_path
@@ -22,8 +23,8 @@ def check(discovery: Discovery) -> list[Finding]:
         if wrong:
             found.append(finding(Found("MK001", path, wrong), show_path(path)))
             continue
-        for one in (*_head(content, path), *_entries(discovery, content, path), *_unlisted(discovery, content, path)):
-            found.append(finding(one, show_path(one.path) or "."))
+        checks = (_head(content, path), _entries(discovery, content, path), _unlisted(discovery, content, path))
+        found += [finding(one, show_path(one.path) or ".") for one in chain(*checks)]
     return found
 
 

@@ -73,12 +73,13 @@ def directory_name(plugin: bytes, path: bytes) -> str | None:
 
 
 _WHEN = re.compile(
-    r"\b(?:when(?:ever)?|use (?:this|it|for|to|if)|used (?:when|for|to|if)|trigger(?:s|ed)?|activat\w+|if (?:the|a|you)|asks?"
-    r"|asked|requests?|before|after|during|while|mentions?|useful for|suitable for|needs? to|for (?:any|all))\b",
+    r"\b(?:when(?:ever)?|use (?:this|it|for|to|if)|used (?:when|for|to|if)|trigger(?:s|ed)?|activat\w+|if (?:the|a|you)"
+    r"|ask(?:s|ed)?|requests?|before|after|during|while|mentions?|useful for|suitable for|needs? to|for (?:any|all))\b",
     re.IGNORECASE,
 )
 _PERSON = re.compile(
-    r"(?:^|[.!?]\s+)(?:I|I'm|I'll|You|We|My|Our|Let me|Let's)\b|\b(?:I can|I will|I'll|I am|I help|you can use|we can|we will)\b"
+    r"(?:^|[.!?]\s)(?:I|I'm|I'll|You|We|My|Our|Let me|Let's)\b"
+    r"|\b(?:I can|I will|I'll|I am|I help|you can use|we can|we will)\b"
 )
 
 
@@ -118,7 +119,7 @@ def _other_keys(view: View, path: bytes, head: Frontmatter) -> Iterator[Found]:
             )
     if "compatibility" in mapping:
         text, line = mapping["compatibility"], head.lines.get("compatibility", 1)
-        if not isinstance(text, str) or not 1 <= len(text.strip()) or len(text) > standards.COMPATIBILITY_MAX:
+        if not isinstance(text, str) or not text.strip() or len(text) > standards.COMPATIBILITY_MAX:
             yield Found(
                 "SK013", path, f"compatibility is not a string of 1 to {standards.COMPATIBILITY_MAX} characters", line
             )

@@ -55,46 +55,35 @@ _ORDERS = re.compile(
     r"|execute|exfiltrate|upload|send (?:the|all|your|this)|run (?:the|this)|password|credentials?)\b",
     re.IGNORECASE,
 )
-_SHELL = r"(?:sudo\s{1,9}(?:-\S{1,40}\s{1,9}){0,4})?(?:/(?:usr/)?bin/)?(?:env\s{1,9})?(?:(?:ba|z|da|k|fi|c)?sh|python[\d.]*|perl|ruby|node|php|pwsh|powershell|iex|Invoke-Expression)\b"
+_SHELL = (
+    r"(?:sudo\s{1,9}(?:-\S{1,40}\s{1,9}){0,4})?(?:/(?:usr/)?bin/)?(?:env\s{1,9})?"
+    r"(?:(?:ba|z|da|k|fi|c)?sh|python[\d.]*|perl|ruby|node|php|pwsh|powershell|iex|Invoke-Expression)\b"
+)
 _FETCH = r"\b(?:curl|wget|fetch|iwr|irm|Invoke-WebRequest|Invoke-RestMethod)\b"
-_DANGERS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(
-            rf"{_FETCH}[^\n]{{0,500}}?\|\s{{0,40}}(?:tee\s{{1,9}}\S{{1,200}}\s{{0,9}}\|\s{{0,40}})?{_SHELL}",
-            re.IGNORECASE,
+_TEE = r"(?:tee\s{1,9}\S{1,200}\s{0,9}\|\s{0,40})?"
+_RUN = r"(?:\b(?:ba|z|k|da)?sh\b|\bsource\b|\beval\b|(?<!\S)\.)[^\n|;]{0,80}?(?:<\(|\$\(|`)\s{0,9}"
+_DECODED = r"(?:\batob\b|b64decode|base64\s+(?:-d|-D|--decode)|base64_decode|fromCharCode)"
+_DANGERS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (message, re.compile(pattern, re.IGNORECASE))
+    for message, pattern in (
+        ("it pipes a download into a shell", _FETCH + r"[^\n]{0,500}?\|\s{0,40}" + _TEE + _SHELL),
+        ("it runs a download", _RUN + _FETCH),
+        ("it runs a download", r"\b(?:iex|Invoke-Expression)\b[^\n]{0,80}?(?:" + _FETCH + "|DownloadString)"),
+        ("it runs code hidden in base64", r"\bbase64\s{1,9}(?:-d|--decode)\b[^\n]{0,200}?\|\s{0,40}" + _SHELL),
+        ("it runs code hidden in base64", r"\b(?:eval|exec)\b[^\n]{0,120}?" + _DECODED),
+        (
+            "it runs code hidden in base64",
+            r"\b(?:powershell|pwsh)\b[^\n]{0,80}?\s-e(?:nc|ncodedcommand)?\s{1,9}[\w+/=]{20}",
         ),
-        "it pipes a download into a shell",
-    ),
-    (
-        re.compile(
-            rf"(?:\b(?:ba|z|k|da)?sh\b|\bsource\b|\beval\b|(?<!\S)\.)[^\n|;]{{0,80}}?(?:<\(|\$\(|`)\s*{_FETCH}",
-            re.IGNORECASE,
-        ),
-        "it runs a download",
-    ),
-    (
-        re.compile(rf"\b(?:iex|Invoke-Expression)\b[^\n]{{0,80}}?(?:{_FETCH}|DownloadString)", re.IGNORECASE),
-        "it runs a download",
-    ),
-    (
-        re.compile(rf"\bbase64\s+(?:-d|-D|--decode)\b[^\n]{{0,200}}?\|\s{{0,40}}{_SHELL}", re.IGNORECASE),
-        "it runs code hidden in base64",
-    ),
-    (
-        re.compile(
-            r"\b(?:eval|exec)\b[^\n]{0,120}?(?:\batob\b|b64decode|base64\s+(?:-d|-D|--decode)|base64_decode|fromCharCode)"
-        ),
-        "it runs code hidden in base64",
-    ),
-    (
-        re.compile(
-            r"\b(?:powershell|pwsh)\b[^\n]{0,80}?\s-e(?:nc|ncodedcommand)?\s+[A-Za-z0-9+/=]{20,}", re.IGNORECASE
-        ),
-        "it runs code hidden in base64",
-    ),
+    )
+)
+_DANGER_HINTS = re.compile(
+    r"curl|wget|fetch|\biwr|\birm|Invoke-|\biex|base64|b64|\batob|fromCharCode|DownloadString|powershell|pwsh",
+    re.IGNORECASE,
 )
 _SECRETS = re.compile(
-    r"(?P<key>-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----)"
+    r"(?=[-Agxsrne])(?:"  # one look at the first character instead of ten
+    r"(?P<key>-----BEGIN (?:[A-Z]{1,20} ){0,4}PRIVATE KEY-----)"
     r"|(?P<aws>\b(?:AKIA|ASIA)[0-9A-Z]{16}\b)"
     r"|(?P<github>\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,}))"
     r"|(?P<gitlab>\bglpat-[A-Za-z0-9_-]{20,})"
@@ -103,7 +92,7 @@ _SECRETS = re.compile(
     r"|(?P<api>\bsk-(?:ant-|proj-|live-)?[A-Za-z0-9_-]{32,})"
     r"|(?P<stripe>\b[sr]k_live_[A-Za-z0-9]{20,})"
     r"|(?P<npm>\bnpm_[A-Za-z0-9]{36}\b)"
-    r"|(?P<token>\beyJ[A-Za-z0-9_-]{15,300}\.eyJ[A-Za-z0-9_-]{15,})"
+    r"|(?P<token>\beyJ[A-Za-z0-9_-]{15,300}\.eyJ[A-Za-z0-9_-]{15,}))"
 )
 _KINDS = {
     "key": "a private key",
@@ -118,7 +107,6 @@ _KINDS = {
     "token": "a signed token",
 }
 _SAMPLE = re.compile(r"example|sample|your|dummy|fake|placeholder|xxxx|\.\.\.|1234567890|(.)\1{7}", re.IGNORECASE)
-_HINTS = ("curl", "wget", "fetch", "iwr", "irm", "invoke-", "iex", "base64", "b64decode", "atob", "fromcharcode", "-e")
 
 
 def dangers(text: str) -> list[Mark]:
@@ -128,12 +116,10 @@ def dangers(text: str) -> list[Mark]:
     whose text shows that it is a sample is none.
     """
     found = list(_comments(text)) if "<!--" in text else []
-    lower = text.lower()
-    if any(hint in lower for hint in _HINTS):
-        joined = text.replace("\\\r\n", "  \0").replace(
-            "\\\n", " \0"
-        )  # a NUL keeps count of the lines that were joined
-        for pattern, message in _DANGERS:
+    if _DANGER_HINTS.search(text):
+        # a NUL keeps count of the lines that a backslash joins
+        joined = text.replace("\\\r\n", "  \0").replace("\\\n", " \0")
+        for message, pattern in _DANGERS:
             found += [(_line(joined, match.start()), message) for match in islice(pattern.finditer(joined), _MOST)]
     for match in islice(_SECRETS.finditer(text), _MOST):
         kind = match.lastgroup or "key"
