@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from enhance.generators.google import Parameters
 from enhance.generators.google_calls import Prices
 from enhance.generators.vertex import VertexGenerator
 from enhance.model import Finding, Material, Plan, Plugin, Proposal, Reply
-from tests.support.fake_google import BODY, KEY, TOKEN, FakeGoogle, some_skills, serve
+from tests.support.fake_google import BODY, KEY, TOKEN, FakeGoogle, a_plan, serve, some_skills
 
 README = "# Tidy\n\nMoves stray files where they belong. Run `/tidy DIRECTORY`.\n"
 MODEL = "gemini-test"
@@ -41,10 +42,10 @@ def a_material(readme: str = README, **texts: str) -> Material:
     )
 
 
-def vertex(**settings: object) -> VertexGenerator:
-    return VertexGenerator(
-        MODEL, project="p1", location="europe-west4", credentials=Credentials(TOKEN), parameters=Parameters(**settings)
-    )
+def vertex(**settings: Any) -> VertexGenerator:
+    credentials = Credentials(TOKEN)  # type: ignore[no-untyped-call]
+    parameters = Parameters(**settings)
+    return VertexGenerator(MODEL, project="p1", location="europe-west4", credentials=credentials, parameters=parameters)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def refusal(server: FakeGoogle, *kinds: str, timeout_s: float = 20) -> CallError
 
 
 @pytest.mark.parametrize("make", [vertex, lambda: GeminiGenerator(MODEL), lambda: GeminiGenerator(MODEL, api_key=KEY)])
-def test_a_plan_and_a_skill(server: FakeGoogle, make: type) -> None:
+def test_a_plan_and_a_skill(server: FakeGoogle, make: Callable[[], Generator]) -> None:
     generator = make()
     material = a_material()
     proposal = proposed(generator, material)
@@ -161,10 +162,7 @@ def test_an_answer_that_cannot_be_used_is_kept_and_refused(
     server.next(kind)
     reply = generator.send(request, material, timeout_s=20)
     with pytest.raises(BadReply, match=word):
-        if phase == "plan":
-            generator.read_plan(reply, material)
-        else:
-            generator.read_proposal(reply, material, plan)
+        generator.read_plan(reply, material) if phase == "plan" else generator.read_proposal(reply, material, plan)
     assert len(server.calls) == 2
 
 
@@ -304,8 +302,6 @@ def test_one_repair_shows_the_findings_and_the_answer(server: FakeGoogle) -> Non
     ],
 )
 def test_names_become_what_a_skill_may_be_called(server: FakeGoogle, name: str, skill: str) -> None:
-    from tests.support.fake_google import a_plan
-
     server.plan = lambda call: a_plan(name)
     server.skills = lambda call: some_skills("something-else")
     proposal = proposed(vertex(), a_material())
@@ -324,8 +320,6 @@ def test_names_become_what_a_skill_may_be_called(server: FakeGoogle, name: str, 
     ],
 )
 def test_a_plan_without_ground_is_none(server: FakeGoogle, plan: dict[str, object], word: str) -> None:
-    from tests.support.fake_google import a_plan
-
     server.plan = lambda call: a_plan(**plan)  # type: ignore[arg-type]
     with pytest.raises(BadReply, match=word):
         planned(vertex(), a_material())

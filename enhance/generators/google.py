@@ -13,6 +13,7 @@ from enhance.generators import asking, google_calls, reading
 from enhance.generators.base import Phase, Request
 from enhance.generators.google_calls import Access, Prices
 from enhance.model import Finding, Material, Plan, Proposal, Reply
+from enhance.validators.standards import TOOLS
 
 if TYPE_CHECKING:
     from google.genai import Client
@@ -89,7 +90,7 @@ class GoogleGenerator:
             {
                 "most": str(reading.MOST_SKILLS),
                 "description": str(reading.MOST_DESCRIPTION),
-                "tools": ", ".join(reading.TOOLS),
+                "tools": ", ".join(TOOLS),
                 "length": asking.length(material),
                 "material": quoter.files(self.parameters.input_characters),
             },
@@ -140,7 +141,7 @@ class GoogleGenerator:
 
     def read_proposal(self, reply: Reply, material: Material, plan: Plan) -> Proposal:
         """Read the answer to a `generate_request` or a `repair_request`."""
-        made_by = {"generator": f"drkit enhance, {self.name}", "model": self.model, "prompts": self.key["prompts"]}
+        made_by = {"generator": f"drkit {self.name}", "model": self.model, "prompts": self.key["prompts"]}
         return reading.read_proposal(reply, material, plan, made_by)
 
     def _generate_prompt(self, quoter: asking.Quoter, plan: Plan) -> str:

@@ -29,12 +29,12 @@ _T = TypeVar("_T")
 class Prices(Struct, frozen=True):
     """US dollars for a million tokens in and out, from the configuration. Nothing is charged where they are zero."""
 
-    usd_per_million_in: float = 0.0
-    usd_per_million_out: float = 0.0
+    usd_per_million_tokens_in: float = 0.0
+    usd_per_million_tokens_out: float = 0.0
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """Return what a call costs, in US dollars."""
-        return (tokens_in * self.usd_per_million_in + tokens_out * self.usd_per_million_out) / 1e6
+        return (tokens_in * self.usd_per_million_tokens_in + tokens_out * self.usd_per_million_tokens_out) / 1e6
 
 
 class Access(Struct, frozen=True):

@@ -19,19 +19,17 @@ from enhance.frontmatter import dump_frontmatter, parse_frontmatter
 from enhance.generators.asking import label, taken_out
 from enhance.generators.base import BadReply
 from enhance.model import Material, Plan, PlannedSkill, Proposal, Reply
+from enhance.validators.standards import RESERVED_WORDS, TOOLS
 
 MOST_SKILLS = 4
 MOST_NAME = 64
 MOST_DESCRIPTION = 1024
+MOST_SOURCES = 24
 MOST_STARTS = 64
 """How many opening braces are tried as the beginning of the answer's object."""
-TOOLS = (
-    *("Read", "Write", "Edit", "Bash", "Glob", "Grep", "WebFetch", "WebSearch", "Task", "Agent", "TodoWrite"),
-    *("NotebookEdit", "AskUserQuestion", "Skill"),
-)
 _TOOL = re.compile(rf"(?:{'|'.join(TOOLS)})(?:\([^()\n]{{1,80}}\))?|mcp__[A-Za-z0-9_-]+")
 _LONE = re.compile("[\ud800-\udfff]")
-_RESERVED = re.compile(r"claude|anthropic")
+_RESERVED = re.compile("|".join(RESERVED_WORDS))
 _FENCED = re.compile(r"\A(`{3,}|~{3,})[ \t]*(?:markdown|md)?[ \t]*\n\s*((?:#|---\n).*)\n\1\Z", re.DOTALL)
 """A fence around a whole body; a body that begins and ends with examples is none."""
 
@@ -131,7 +129,7 @@ def read_proposal(reply: Reply, material: Material, plan: Plan, made_by: Mapping
         tools = _tools(skill.allowed_tools) if skill.allowed_tools else planned.allowed_tools
         if tools:
             head["allowed-tools"] = " ".join(tools)
-        head["metadata"] = {**made_by, "sources": " ".join(planned.grounds)}
+        head["metadata"] = {**made_by, "sources": "; ".join(planned.grounds[:MOST_SOURCES])}
         files[f"skills/{planned.name}/SKILL.md".encode()] = dump_frontmatter(head) + b"\n" + body.encode() + b"\n"
     return Proposal(files, (*notes, *taken_out(material)))
 

@@ -112,7 +112,7 @@ class FakeGoogle:
 
     def answer(self, call: Call, kind: str) -> tuple[int, Any, dict[str, str]]:
         """Return status, body and headers; a body that is bytes is sent as it is."""
-        if kind.split()[0:1] and kind.split()[0].isdigit():
+        if kind[:3].isdigit():
             return _refusal(kind, call)
         text = json.dumps(self._said(call), ensure_ascii=False)
         if kind == "malformed":
@@ -206,7 +206,9 @@ def _altered(kind: str, text: str) -> tuple[dict[str, Any], int]:
 def _refusal(kind: str, call: Call) -> tuple[int, Any, dict[str, str]]:
     """Return what a kind like "429 day" or "503 retry-after" means."""
     code, _, rest = kind.partition(" ")
-    status, message, details, headers = _STATUS.get(code, "UNKNOWN"), f"no luck with {call.model}", [], {}
+    status, message = _STATUS.get(code, "UNKNOWN"), f"no luck with {call.model}"
+    details: list[dict[str, Any]] = []
+    headers: dict[str, str] = {}
     if code == "429":
         details, message = _quota(rest, message)
     if "info" in rest:
