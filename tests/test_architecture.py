@@ -25,7 +25,7 @@ LAYERS: tuple[set[str], ...] = (
 SIDEWAYS = {("verify", "restore")}
 """Parts of one layer that may import each other: to verify at the highest level is to restore."""
 VENDORS = {
-    "msgspec": ("drkit",),
+    "msgspec": ("drkit", "enhance"),
     "typer": ("drkit.cli",),
     "rich": ("drkit.cli",),
     "zstandard": (
@@ -39,6 +39,7 @@ VENDORS = {
     "libsql_experimental": ("drkit.inventory.engine",),
     "libsql": ("drkit.inventory.engine",),
     "pyfastcdc": ("drkit.format.chunker",),
+    "google": ("enhance.generators.google", "enhance.generators.google_calls"),
 }
 """Packages that are not Python's own, and the modules that may know of them."""
 LONGEST_FILE = 400

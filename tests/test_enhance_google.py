@@ -19,8 +19,7 @@ from drkit.errors import UsageError
 from enhance.frontmatter import parse_frontmatter
 from enhance.generators.base import BadReply, Blame, CallError, Generator, Request
 from enhance.generators.gemini import GeminiGenerator
-from enhance.generators.google import Parameters
-from enhance.generators.google_calls import Prices
+from enhance.generators.google_calls import Parameters
 from enhance.generators.vertex import VertexGenerator
 from enhance.model import Finding, Material, Plan, Plugin, Proposal, Reply
 from tests.support.fake_google import BODY, KEY, TOKEN, FakeGoogle, a_plan, serve, some_skills
@@ -118,7 +117,7 @@ def test_equal_material_gives_equal_requests_and_other_material_another(server: 
     assert one.plan_request(a_material()) == other.plan_request(a_material())
     assert one.plan_request(a_material()) != one.plan_request(a_material("# Other\n\nText.\n"))
     assert one.key != vertex(plan_tokens=1).key
-    assert vertex(prices=Prices(1, 2)).key == one.key
+    assert vertex(usd_per_million_tokens_in=1.0).key == one.key
 
 
 @pytest.mark.parametrize("kind", ["fence", "prose", "thoughts", ""])
@@ -256,7 +255,7 @@ def test_nobody_there_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_usage_and_cost(server: FakeGoogle) -> None:
-    reply, _ = planned(vertex(prices=Prices(2.0, 10.0)), a_material())
+    reply, _ = planned(vertex(usd_per_million_tokens_in=2.0, usd_per_million_tokens_out=10.0), a_material())
     assert (reply.usage.tokens_in, reply.usage.tokens_out) == (1000, 300)
     assert reply.usage.cost_usd == pytest.approx(0.005)
     assert reply.details["model_version"] == MODEL + "-001"

@@ -10,7 +10,8 @@ from enhance.generators.base import Generator
 
 Options = Mapping[str, Any]
 """`model`; for `vertex` also `project` and `location`, for `gemini` `api_key`, all strings, empty or absent where the
-environment decides. For `replay` `recorded` is the generator whose answers are read and `lookup` finds them."""
+environment decides; for both what `enhance.generators.google_calls.Parameters` names. For `replay` `recorded` is the
+generator whose answers are read and `lookup` finds them."""
 
 DEFAULT = "offline"
 
@@ -22,21 +23,24 @@ def _offline(options: Options) -> Generator:  # noqa: ARG001
 
 
 def _vertex(options: Options) -> Generator:
-    from enhance.generators.vertex import Vertex
+    from enhance.generators.google import parameters
+    from enhance.generators.vertex import VertexGenerator
 
-    return Vertex(_model(options), project=options.get("project", ""), location=options.get("location", ""))
+    project, location = options.get("project", ""), options.get("location", "")
+    return VertexGenerator(_model(options), project=project, location=location, parameters=parameters(options))
 
 
 def _gemini(options: Options) -> Generator:
-    from enhance.generators.gemini import Gemini
+    from enhance.generators.gemini import GeminiGenerator
+    from enhance.generators.google import parameters
 
-    return Gemini(_model(options), api_key=options.get("api_key", ""))
+    return GeminiGenerator(_model(options), api_key=options.get("api_key", ""), parameters=parameters(options))
 
 
 def _replay(options: Options) -> Generator:
-    from enhance.generators.replay import Replay
+    from enhance.generators.replay import ReplayGenerator
 
-    return Replay(options["recorded"], options["lookup"])
+    return ReplayGenerator(options["recorded"], options["lookup"])
 
 
 def _model(options: Options) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from enhance.generators.google import DEFAULTS, GoogleGenerator, Parameters
-from enhance.generators.google_calls import Access
+from enhance.generators.google import DEFAULTS, GoogleGenerator
+from enhance.generators.google_calls import Access, Parameters
 
 
 class GeminiGenerator(GoogleGenerator):

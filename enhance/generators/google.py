@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-from msgspec import Struct
 
+from drkit.errors import UsageError
 from enhance.generators import asking, google_calls, reading
 from enhance.generators.base import Phase, Request
-from enhance.generators.google_calls import Access, Prices
+from enhance.generators.google_calls import Access, Parameters
 from enhance.model import Finding, Material, Plan, Proposal, Reply
 from enhance.validators.standards import TOOLS
 
@@ -45,20 +45,16 @@ PROPOSAL_SCHEMA = _skills(
 )
 
 
-class Parameters(Struct, frozen=True):
-    """What may be set. `temperature` None is the model's own. Thoughts count as output: leave room for them.
-
-    `input_characters` is how much of a plugin's files one request shows; the rest is named.
-    """
-
-    temperature: float | None = 0.2
-    plan_tokens: int = 8192
-    generate_tokens: int = 32768
-    input_characters: int = 120_000
-    prices: Prices = Prices()
-
-
 DEFAULTS = Parameters()
+
+
+def parameters(options: Mapping[str, Any]) -> Parameters:
+    """Return what options set of the parameters, by the same names; UsageError for a value that is of another type."""
+    given = {name: options[name] for name in Parameters.__struct_fields__ if options.get(name) is not None}
+    try:
+        return msgspec.convert(given, Parameters)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"an option of the generator is wrong: {error}", hint="see docs/generators.md") from error
 
 
 class GoogleGenerator:
@@ -126,14 +122,7 @@ class GoogleGenerator:
         """Make one call. UsageError if none can be made from here: a package, a key or credentials are missing."""
         if self._client is None:
             self._client = self._access.client()
-        return google_calls.ask(
-            self._client,
-            self.model,
-            request,
-            temperature=self.parameters.temperature,
-            prices=self.parameters.prices,
-            timeout_s=timeout_s,
-        )
+        return google_calls.ask(self._client, self.model, request, self.parameters, timeout_s=timeout_s)
 
     def read_plan(self, reply: Reply, material: Material) -> Plan:
         """Read the answer to a `plan_request`."""

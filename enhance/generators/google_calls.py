@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Prices(Struct, frozen=True):
-    """US dollars for a million tokens in and out, from the configuration. Nothing is charged where they are zero."""
+class Parameters(Struct, frozen=True):
+    """What may be set. `temperature` None is the model's own. Thoughts count as output: leave room for them.
 
+    `input_characters` is how much of a plugin's files one request shows; the rest is named. Prices are in US dollars
+    for a million tokens; nothing is charged where they are zero.
+    """
+
+    temperature: float | None = 0.2
+    plan_tokens: int = 8192
+    generate_tokens: int = 32768
+    input_characters: int = 120_000
     usd_per_million_tokens_in: float = 0.0
     usd_per_million_tokens_out: float = 0.0
 
@@ -87,13 +95,11 @@ class Access(Struct, frozen=True):
         return found
 
 
-def ask(
-    client: Client, model: str, request: Request, *, temperature: float | None, prices: Prices, timeout_s: float
-) -> Reply:
+def ask(client: Client, model: str, request: Request, parameters: Parameters, *, timeout_s: float) -> Reply:
     """Send one request and return its answer, whole or not. CallError for everything that is no answer."""
     from google.genai import errors
 
-    config = _config(request, temperature, timeout_s)
+    config = _config(request, parameters.temperature, timeout_s)
     try:
         answer = _within(
             timeout_s,
@@ -103,7 +109,7 @@ def ask(
         raise refused(error.code, error.details, _headers(error.response), model) from error
     except Exception as error:
         raise failed(error, model) from error
-    return _reply(answer, request, prices)
+    return _reply(answer, request, parameters)
 
 
 def _config(request: Request, temperature: float | None, timeout_s: float) -> GenerateContentConfig:
@@ -153,7 +159,7 @@ def _within(timeout_s: float, work: Callable[[], _T]) -> _T:
     return result  # type: ignore[return-value]  # set where there is no error
 
 
-def _reply(answer: GenerateContentResponse, request: Request, prices: Prices) -> Reply:
+def _reply(answer: GenerateContentResponse, request: Request, parameters: Parameters) -> Reply:
     candidate = answer.candidates[0] if answer.candidates else None
     text = _text(candidate)
     details: dict[str, Any] = {"model_version": answer.model_version, "response_id": answer.response_id}
@@ -170,7 +176,7 @@ def _reply(answer: GenerateContentResponse, request: Request, prices: Prices) ->
         details["blocked_for"] = [
             rating.category.value for rating in candidate.safety_ratings or () if rating.blocked and rating.category
         ]
-    usage = _usage(answer, request, text, prices, details)
+    usage = _usage(answer, request, text, parameters, details)
     return Reply(text, reason, usage, {key: value for key, value in details.items() if value})
 
 
@@ -182,7 +188,7 @@ def _text(candidate: Candidate | None) -> str:
 
 
 def _usage(
-    answer: GenerateContentResponse, request: Request, text: str, prices: Prices, details: dict[str, Any]
+    answer: GenerateContentResponse, request: Request, text: str, parameters: Parameters, details: dict[str, Any]
 ) -> Usage:
     """Return what the provider counted, thoughts as output; an upper estimate where it does not say."""
     told = answer.usage_metadata
@@ -193,7 +199,7 @@ def _usage(
         tokens_in = told.prompt_token_count
         tokens_out = (told.candidates_token_count or 0) + (told.thoughts_token_count or 0)
         details["thought_tokens"], details["cached_tokens"] = told.thoughts_token_count, told.cached_content_token_count
-    return Usage(tokens_in, tokens_out, prices.cost(tokens_in, tokens_out))
+    return Usage(tokens_in, tokens_out, parameters.cost(tokens_in, tokens_out))
 
 
 def _headers(response: Any) -> Mapping[str, str]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
-from enhance.generators.google import DEFAULTS, GoogleGenerator, Parameters
-from enhance.generators.google_calls import Access
-
-if TYPE_CHECKING:
-    from google.auth.credentials import Credentials
+from enhance.generators.google import DEFAULTS, GoogleGenerator
+from enhance.generators.google_calls import Access, Parameters
 
 
 class VertexGenerator(GoogleGenerator):
     """Asks a model of Vertex AI.
 
     An empty project or location is what GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION say, or the credentials' own
-    project and `global`. Without credentials they are those that google-auth finds on this machine.
+    project and `global`. `credentials` are google-auth's; without them, those that it finds on this machine.
     GOOGLE_VERTEX_BASE_URL leads elsewhere.
     """
 
@@ -27,7 +24,7 @@ class VertexGenerator(GoogleGenerator):
         *,
         project: str = "",
         location: str = "",
-        credentials: Credentials | None = None,
+        credentials: Any = None,
         parameters: Parameters = DEFAULTS,
     ) -> None:
         access = Access(extra="vertex", vertex=True, project=project, location=location, credentials=credentials)

@@ -169,7 +169,7 @@ def _candidate(text: str, reason: str | None = "STOP", **others: Any) -> dict[st
 def _altered(kind: str, text: str) -> tuple[dict[str, Any], int]:
     """Return a candidate with a fault in it, and how many tokens it is."""
     half = text[: len(text) // 2]
-    candidates = {
+    candidates: dict[str, Callable[[], dict[str, Any]]] = {
         "": lambda: _candidate(text),
         "fence": lambda: _candidate(f"```json\n{text}\n```"),
         "prose": lambda: _candidate(f"Here is {{what}} you asked for:\n\n{text}\n\nI hope that it helps."),
