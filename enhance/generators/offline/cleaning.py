@@ -28,7 +28,7 @@ _SECRET = re.compile(
     r"|\b(?:r|s)k_(?:live|test)_[A-Za-z0-9]{10,}|hooks\.slack\.com/services/T"
     r"|(?i:\b(?:api[_-]?key|secret|token|passw(?:or)?d)\b[\"']?\s*[:=]\s*[\"']?[A-Za-z0-9+/_-]{20,})"
 )
-_LEFTOVER = re.compile(r"(?i)\b(?:XXX|TBD)\b|coming soon|\{\{\s*placeholder|PLACEHOLDER")
+_LEFTOVER = re.compile(r"(?i)\bTBD\b|coming soon|\{\{\s*placeholder|PLACEHOLDER")
 _WIPES = re.compile(r"\brm\s+-[rRf]+\s+(?:/|~|\$HOME)(?:\s|\*|$)")
 _MARKETPLACE = re.compile(r"(?i)/plugin\s+(?:install|marketplace|uninstall|update|enable|disable)\b|claude\s+plugin\s")
 _HAZARDS = (
@@ -81,7 +81,7 @@ def prose(text: str) -> str:
     """Return a line or a few of prose without HTML, images and links that lead nowhere from a skill's directory."""
     text = _COMMENT.sub("", _IMAGE.sub("", text))
     text = _outside_code(text, lambda part: _LINK.sub(_link, _TAG.sub("", part)))
-    return _slots(text).strip()
+    return _slots(re.sub(r"^\*\*\s+(?=\S)", "**", text)).strip()
 
 
 def _outside_code(text: str, change: Callable[[str], str]) -> str:
@@ -119,7 +119,7 @@ def block(found: Block) -> Block | None:
             rows = tuple(row for part in found.parts if (row := prose(visible(part))) and not hazard(row))
             return Block("table", rows) if len(rows) > 2 and _is_rule(rows[1]) else None
         case _:
-            lines = tuple(line for part in found.parts if (line := prose(visible(part))))
+            lines = tuple(line for part in found.parts if (line := prose(_LEADING_PICTURE.sub("", visible(part)))))
             whole = "\n".join(lines)
             return Block(found.kind, lines, found.info) if whole.strip("*_-= \n") and not hazard(whole) else None
 

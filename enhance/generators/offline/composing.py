@@ -10,14 +10,19 @@ from msgspec import Struct
 from enhance.frontmatter import dump_frontmatter
 from enhance.generators.offline import rendering, units, wording
 from enhance.generators.offline.describing import LONGEST, describe
+from enhance.generators.offline.rendering import Rendered
 from enhance.generators.offline.sources import Page, Sources
-from enhance.generators.offline.topics import ORDER, Unit
+from enhance.generators.offline.topics import RANK, Unit
 
 ROOMS: dict[str, int] = {"marketplace": 13_400, "portable": 13_400, "claude-code": 13_400}
 """Bytes of a SKILL.md by profile: below the marketplace's 14,000, and well below 5,000 tokens."""
 MOST_LINES = 460
-_CAPS = (12_000, 7_000, 4_500, 3_200, 2_200, 1_500, 1_000)
+_CAPS = (12_000, 8_000, 6_000, 4_500, 3_600, 2_900, 2_300, 1_800, 1_400, 1_000)
 _LEAST_BODY = 100
+_MOST_TITLES = 6
+_ENOUGH = 0.7
+_RICH = 9_000
+_FOR_THE_REST = 500
 _TABLE_FROM = 3
 _LEAD_ROOM = 700
 _LEAD_SENTENCES = 4
@@ -50,13 +55,19 @@ def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str]
         return "its texts do not say what it does"
     opening, heading = _opening(part, sources), _heading(part, sources)
     openers = _openers(part.components)
-    room = int(ROOMS[profile] * share) - 700
+    room = int(ROOMS[profile] * share) - 700 - _FOR_THE_REST
     room -= sum(map(rendering.size, [opening, description, *openers.values()]))
-    sections = _arranged(_units(part, sources), room, grouped=bool(openers))
+    found = _units(part, sources)
+    sections = _arranged(found, room, grouped=bool(openers), eager=False)
+    if sum(text.size for _, text in sections) < room * _ENOUGH:
+        sections = _arranged(found, room, grouped=bool(openers), eager=True)
     pieces = [f"# {heading}", opening]
     for unit, text in sections:
-        pieces += [openers.pop(unit.owner, ""), text]
+        pieces += [openers.pop(unit.owner, ""), text.text]
     body = _within_lines("\n\n".join(piece for piece in pieces if piece))
+    further = _further(sections)
+    if rendering.size(body) + rendering.size(further) + rendering.size(description) < ROOMS[profile] - 700:
+        body = f"{body.rstrip()}\n\n{further}"
     if len(body.strip()) < _LEAST_BODY + len(heading) or not (sections or len(opening) >= _LEAST_BODY):
         return "there is too little in its texts for a skill"
     used = list(dict.fromkeys([*(unit.path for unit, _ in sections), *(page.path for page in part.components)]))
@@ -175,7 +186,9 @@ def _units(part: Part, sources: Sources) -> list[Unit]:
         found += units.of_page(page, shares[page.path])
     if part.whole:
         if sources.readme:
-            found += units.of_page(sources.readme, 0.8 if part.components else 1.0)
+            rich = sum(page.size for page in part.components) > _RICH
+            told = units.of_page(sources.readme, 0.8 if part.components else 1.0)
+            found += [unit for unit in told if not (rich and unit.topic in {"can", "usage"})]
         found += units.facts(sources)
         if sum(rendering.size(units.text_of(unit.section)) for unit in found) < ROOMS["marketplace"]:
             for page in sources.pages[:12]:
@@ -203,48 +216,62 @@ def _only_calls(unit: Unit, names: set[str], sources: Sources, part: Part) -> bo
     return len(rest) < 12 or (listed and unit.section.title.lower().startswith("command"))  # noqa: PLR2004
 
 
-def _arranged(found: Sequence[Unit], room: int, *, grouped: bool) -> list[tuple[Unit, str]]:
+def _arranged(found: Sequence[Unit], room: int, *, grouped: bool, eager: bool) -> list[tuple[Unit, Rendered]]:
     """The sections that fit, in the order of reading. Much is condensed before anything is left out."""
-    level = 3 if grouped else 2
-    for cap in _CAPS:
-        texts = {number: rendering.unit(unit, _level(unit, level), cap) for number, unit in enumerate(found)}
-        if sum(rendering.size(text) + 2 for text in texts.values()) <= room:
+    levels = [3 if grouped and unit.owner else 2 for unit in found]
+    whole = [rendering.unit(unit, level, _CAPS[0], eager=eager) for unit, level in zip(found, levels, strict=True)]
+
+    def within(number: int, cap: int) -> Rendered:
+        return whole[number] if whole[number].size <= cap else rendering.unit(found[number], levels[number], cap, eager=eager)
+
+    texts = whole
+    for cap in _CAPS[1:]:
+        if sum(text.size + 2 for text in texts) <= room:
             break
-    best = sorted(texts, key=lambda number: (-found[number].worth, number))
-    kept: dict[int, str] = {}
+        texts = [within(number, cap) for number in range(len(found))]
+    best = sorted(range(len(found)), key=lambda number: (-found[number].worth, number))
+    kept: dict[int, Rendered] = {}
     left = room
     for number in best:
-        if texts[number] and rendering.size(texts[number]) + 2 <= left:
+        if texts[number].text and texts[number].size + 2 <= left:
             kept[number] = texts[number]
-            left -= rendering.size(texts[number]) + 2
+            left -= texts[number].size + 2
     for cap in reversed(_CAPS):
         for number in best:
-            if number in kept and found[number].topic != "when":
-                longer = rendering.unit(found[number], _level(found[number], level), cap)
-                more = rendering.size(longer) - rendering.size(kept[number])
-                if 0 < more <= left:
+            if number in kept and kept[number].left and left > _LEAST_BODY:
+                longer = within(number, cap)
+                if 0 < longer.size - kept[number].size <= left:
+                    left -= longer.size - kept[number].size
                     kept[number] = longer
-                    left -= more
     return [(found[number], kept[number]) for number in _in_order(found, kept)]
 
 
-def _level(unit: Unit, level: int) -> int:
-    return level if unit.owner else 2
+def _further(sections: Sequence[tuple[Unit, Rendered]]) -> str:
+    """Where the rest stands, if there was no room for it."""
+    rest: dict[str, list[str]] = {}
+    for unit, text in sections:
+        rest.setdefault(unit.path, []).extend(title or unit.section.title for title in text.left)
+    lines = []
+    for path, titles in rest.items():
+        known = list(dict.fromkeys(titles))
+        if known:
+            more = f" and {len(known) - _MOST_TITLES} more" if len(known) > _MOST_TITLES else ""
+            lines.append(f"- `{path}`: {', '.join(known[:_MOST_TITLES])}{more}")
+    return "\n".join(["## In full in the plugin's files", "", *lines]) if lines else ""
 
 
-def _in_order(found: Sequence[Unit], kept: Mapping[int, str]) -> list[int]:
+def _in_order(found: Sequence[Unit], kept: Mapping[int, Rendered]) -> list[int]:
     """Sections by owner, and by what a reader wants first; texts of no owner stand where their topic belongs."""
-    early, late = ORDER.index("steps"), len(ORDER)
     owners = list(dict.fromkeys(unit.owner for unit in found if unit.owner))
 
     def place(number: int) -> tuple[int, int, int, int]:
         unit = found[number]
-        rank = ORDER.index(unit.topic)
+        rank = RANK[unit.topic]
         if len(owners) <= 1:
-            return (0, 0, rank, number)
+            return (rank, 0 if unit.owner else 1, 0, number)
         if unit.owner:
-            return (1, owners.index(unit.owner), rank, number)
-        return (0 if rank < early else late, 0, rank, number)
+            return (3, owners.index(unit.owner), rank, number)
+        return (rank if rank < 3 else rank + 1, 0, 0, number)  # noqa: PLR2004
 
     return sorted(kept, key=place)
 

@@ -17,8 +17,17 @@ _ITEM = 110
 _MOST_ITEMS = 4
 _FEWEST_WORDS = 2
 _NOT = re.compile(r"(?i)\b(?:not|don'?t|avoid|never|instead|unless|skip)\b")
+_NOT_WHEN = re.compile(r"(?i)\b(?:not|don'?t|avoid|vs|versus|mentions)\b")
+_WISHES = frozenset(["need", "want", "prefer", "require", "have", "plan"])
+_FIGURES = re.compile(r"[%$+=]|\d\s*(?:hours?|days?|min)|:\s")
+_DEEDS = frozenset(["asks", "mentions", "needs", "requests", "wants", "says", "shares", "reports", "provides", "uploads", "starts", "plans", "prefers", "requires", "has"])
+_LINKS = frozenset(["is", "are", "was", "has", "have", "needs", "need", "must", "exceed", "exist", "fail", "require", "dominates", "causes"])
+_SAME = 0.6
+_NEAR = 0.42
+_MOST_CALLS = 5
+_SMALL = frozenset(["a", "an", "the", "of", "and", "or", "to", "for", "in", "on", "with", "across", "from", "s"])
 _LABEL = re.compile(r"^\s*(?:\*\*|__)?\s*([^*:]{3,60}?)\s*:?\s*(?:\*\*|__)?\s*(?:[:–—]|\s-\s)\s*(?:\*\*)?\s*(.+)$", re.DOTALL)
-_GENERIC = re.compile(r"(?i)^(?:execute|run) .{0,20}(?:task|command)s? with intelligent|^(?:a|an|this|the) plugin\W*$|^plugin for\W*$")
+_GENERIC = re.compile(r"(?i)^(?:execute|run) .{0,20}(?:task|command)s? with intelligent|^(?:a|an|this|the) plugin\W*$|plugin for claude|^mcp server plugin")
 
 
 def describe(sources: Sources, components: Sequence[Page], *, whole: bool) -> str:
@@ -29,7 +38,7 @@ def describe(sources: Sources, components: Sequence[Page], *, whole: bool) -> st
     what = _what(sources, components, whole=whole)
     if not what:
         return ""
-    when = _when(sources, components, whole=whole)
+    when = _when(sources, components, what, whole=whole)
     said = what if not when else f"{what} {when}"
     return said if len(said) <= LONGEST else what[:LONGEST]
 
@@ -37,13 +46,15 @@ def describe(sources: Sources, components: Sequence[Page], *, whole: bool) -> st
 def _what(sources: Sources, components: Sequence[Page], *, whole: bool) -> str:
     """The best sentence or two on what is done."""
     found: list[str] = []
-    for text in _candidates(sources, components, whole=whole):
-        clean = wording.plain(text).strip(" .:!-–—")
+    lines = [one for text in _candidates(sources, components, whole=whole) for one in wording.sentences(text)]
+    for text in lines:
+        clean = re.sub(r"^/[\w-]+ (?=[a-z]+s\b)", "", wording.plain(text)).strip(" .:!-–—")
+        clean = _neutral(clean)
         if not usable(clean) or _GENERIC.search(clean):
             continue
         sentence = wording.third_person(clean)
         sentence = sentence[:1].upper() + sentence[1:] + "."
-        if any(_overlap(sentence, other) > 0.5 for other in found):  # noqa: PLR2004
+        if any(_overlap(sentence, other) > _NEAR for other in found):
             continue
         if len(" ".join([*found, sentence])) > _ROOM * 0.6:
             if found:
@@ -55,6 +66,11 @@ def _what(sources: Sources, components: Sequence[Page], *, whole: bool) -> str:
     return " ".join(found)
 
 
+def _neutral(text: str) -> str:
+    """Say "the" for "your", but not of a thing that is praised as such: "Your companion"."""
+    return re.sub(r"(?<=\w )[Yy]our\b", "the", text)
+
+
 def usable(text: str) -> bool:
     """Whether a line can stand in a description: some words, and of nobody's person."""
     return len(text.split()) > _FEWEST_WORDS and not wording.speaks(text) and not text.endswith("?")
@@ -64,52 +80,102 @@ def _candidates(sources: Sources, components: Sequence[Page], *, whole: bool) ->
     if whole:
         yield sources.description
         yield from introduction(sources.readme)[:2] if sources.readme else ()
-    for page in components[:3]:
-        yield page.description
-        yield from introduction(page)[:2]
+    # Of several commands and agents none speaks for all, unless nothing else does.
+    if len(components) == 1 or not whole or not (sources.description or sources.readme):
+        for page in components[:3]:
+            yield page.description
+            yield from introduction(page)[:2]
     if not whole and components:
         yield components[0].body.title
 
 
-def _when(sources: Sources, components: Sequence[Page], *, whole: bool) -> str:
+def _when(sources: Sources, components: Sequence[Page], what: str, *, whole: bool) -> str:
     items = list(dict.fromkeys(item for page in components for item in when_items(page)))
     if not items and whole and sources.readme:
         items = when_items(sources.readme)
-    calls = [f"/{page.name}" for page in components if page.kind == "command"]
-    runs = "runs " + wording.joined(calls[:3], "or") if calls else ""
-    orders = [item for item in items if wording.is_order(item)]
-    others = [item for item in items if not wording.is_order(item)]
-    if len(orders) >= max(1, len(others)):
-        said = "Use when the task is to " + wording.joined([wording.lowered(item) for item in _fit(orders)], "or")
-    elif others:
-        clauses = [item for item in others if _is_clause(item)]
-        if len(clauses) * 2 > len(others):
-            said = "Use when " + wording.joined([wording.lowered(item) for item in _fit(clauses)], "or")
-        else:
-            nouns = [item for item in others if not _is_clause(item)]
-            said = "Use when working on " + wording.joined([wording.lowered(item) for item in _fit(nouns)], "or")
-    else:
-        said = _from_descriptions(sources, components, whole=whole)
+    said = _as_sentence(items) or _from_descriptions(sources, components, what, whole=whole)
     if not said:
-        return f"Use when the user {runs}." if runs else _from_keywords(sources)
-    return said + (f", or when the user {runs}" if runs else "") + "."
+        pages = [*components, *([sources.readme] if whole and sources.readme else [])]
+        said = _from_abilities(pages)
+    calls = [f"/{page.name}" for page in components if page.kind == "command"]
+    said = said or _from_keywords(sources, components, what, whole=whole)
+    runs = "when the user runs " + wording.joined(calls[:_MOST_CALLS], "or") if calls else ""
+    return (f"{said}, or {runs}" if said and runs else said or f"Use {runs}") + "."
 
 
-def _from_descriptions(sources: Sources, components: Sequence[Page], *, whole: bool) -> str:
-    """What somebody would ask for, told by the lines on the commands and agents."""
-    texts = [page.description for page in components] + ([sources.description] if whole else [])
-    asked = []
-    for text in texts:
-        clean = wording.plain(text).strip(" .:!")
+def _as_sentence(items: Sequence[str]) -> str:
+    """Phrases on when it is used, in the one sentence that most of them fit into."""
+    kinds: dict[str, list[str]] = {}
+    for item in items:
+        kinds.setdefault(_kind(item), []).append(item)
+    if not kinds:
+        return ""
+    kind = max(kinds, key=lambda one: (len(kinds[one]), one))
+    phrases = [wording.lowered(item) for item in _fit(kinds[kind])]
+    lead = {
+        "order": "Use when the task is to ",
+        "deed": "Use when the user ",
+        "clause": "Use when ",
+        "doing": "Use when ",
+        "thing": "Use when the work is about ",
+    }[kind]
+    return lead + wording.joined(phrases, "or")
+
+
+def _kind(text: str) -> str:
+    words = [word.strip(",").lower() for word in text.split()]
+    if wording.is_order(text):
+        return "order"
+    if text.lower().startswith("the user "):
+        return "clause"
+    if words[0] in _DEEDS:
+        return "deed"
+    if words[0].endswith("ing") and len(words) > 1 and len(words[0]) > 4:  # noqa: PLR2004
+        return "doing"
+    if len(words) > 3 and any(word in _LINKS or wording.is_statement(word) for word in words[1:6]):  # noqa: PLR2004
+        return "clause"
+    return "thing"
+
+
+def _from_descriptions(sources: Sources, components: Sequence[Page], what: str, *, whole: bool) -> str:
+    """What somebody would ask for, told by the lines on the commands and agents, if they tell more than `what` does."""
+    asked: list[str] = []
+    for text in [page.description for page in components] + ([sources.description] if whole else []):
+        clean = _neutral(wording.plain(text)).strip(" .:!")
         if wording.is_order(clean) and usable(clean) and not _GENERIC.search(clean):
-            asked.append(wording.lowered(clean))
-    asked = [one for number, one in enumerate(asked) if not any(_overlap(one, other) > 0.6 for other in asked[:number])]  # noqa: PLR2004
+            known = [*asked, *([what] if len(components) < 2 else [])]  # noqa: PLR2004
+            if not any(_overlap(clean, other) > _SAME for other in known):
+                asked.append(wording.lowered(clean))
     return "Use when the user asks to " + wording.joined(_fit(asked)[:3], "or to") if asked else ""
 
 
-def _from_keywords(sources: Sources) -> str:
-    words = [word.replace("-", " ") for word in sources.keywords if len(word) > 2 and not wording.speaks(word)][:6]  # noqa: PLR2004
-    return f"Use when the work is about {wording.joined(words, 'or')}." if words else ""
+def _from_abilities(pages: Sequence[Page]) -> str:
+    """What it can do, as a list of its features tells, for somebody who needs just that."""
+    found: list[str] = []
+    for page in pages:
+        for section in page.body.children:
+            if topic_of(section.title) in {"can", "examples"} and re.search(r"(?i)feature|capabilit|what it|analy|cover", section.title):
+                found += [item for text in _list_items(section) if (item := _phrase(text)) and len(item.split()) < 8]  # noqa: PLR2004
+    things = [wording.lowered(item) for item in dict.fromkeys(found) if _kind(item) == "thing" and not item.endswith(")")]
+    orders = [wording.lowered(item) for item in dict.fromkeys(found) if _kind(item) == "order"]
+    if len(orders) > len(things):
+        return "Use when the task is to " + wording.joined(_fit(orders), "or")
+    return "Use when the work calls for " + wording.joined(_fit(things), "or") if things else ""
+
+
+def _from_keywords(sources: Sources, components: Sequence[Page], what: str, *, whole: bool) -> str:
+    """What the work is about, when nothing else is said of it."""
+    words = [word.replace("-", " ") for word in sources.keywords if len(word) > 2 and usable_word(word)][:6]  # noqa: PLR2004
+    if whole and words:
+        return f"Use when the work is about {wording.joined(words, 'or')}"
+    if components:
+        return _from_descriptions(sources, components, "", whole=whole)
+    return f"Use when the task calls for it: {wording.lowered(what.split('. ')[0].rstrip('.'))}" if what else ""
+
+
+def usable_word(word: str) -> bool:
+    """Whether a keyword may stand in a description."""
+    return not wording.speaks(word) and not re.search(r"[<>]", word) and len(word) <= _ITEM // 2
 
 
 def when_items(page: Page) -> list[str]:
@@ -117,8 +183,9 @@ def when_items(page: Page) -> list[str]:
     found = [text.strip("\"' ") for text in lines(page.head.get("activation_triggers"))]
     found = [text for text in found if len(text.split()) > 1]
     for section in _sections(page.body.children):
-        if section.title and topic_of(section.title) == "when" and not _NOT.search(section.title):
-            found += [item for text in _list_items(section) if (item := _phrase(text))]
+        if section.title and topic_of(section.title) == "when" and not _NOT_WHEN.search(section.title):
+            names = [child.title for child in section.children]
+            found += [item for text in [*_list_items(section), *names] if (item := _phrase(text))]
     return list(dict.fromkeys(found))
 
 
@@ -146,19 +213,15 @@ def _phrase(text: str) -> str:
         clean = rest if wording.is_order(rest) and not wording.is_order(label) else label
     clean = re.sub(r"(?i)\s*\((?:e\.g\.|i\.e\.)?[^()]*\)", "", clean)
     clean = re.sub(r"(?i)\b(?:your|our|my)\b", "the", clean).strip(" .;:,!\"'")
+    clean = wording.small(clean)
+    first, _, rest = clean.partition(" ")
+    if first.lower() in _WISHES and rest:
+        clean = f"{'has' if first.lower() == 'have' else first.lower() + 's'} {rest}"
     clean = re.sub(r"(?i)^(?:you|users?) (?:need|want|have) to ", "", clean)
     clean = re.sub(r"(?i)^(?:when |if )?(?:the )?users? ", "the user ", clean)
-    if not clean or _NOT.search(clean) or wording.speaks(clean) or len(clean) > _ITEM or clean.startswith("/"):
+    if not clean or _NOT.search(clean) or wording.speaks(clean) or len(clean) > _ITEM or clean.startswith(("/", "for ", "For ")) or _FIGURES.search(clean):
         return ""
     return clean
-
-
-def _is_clause(text: str) -> bool:
-    """Whether a phrase has a verb of its own after its subject: "Costs exceed the budget"."""
-    words = [word.strip(",").lower() for word in text.split()[1:6]]
-    return any(word in {"is", "are", "was", "has", "have", "needs", "need", "must", "exceeds", "exceed", "fails", "requires"} for word in words) or (
-        text.lower().startswith("the user ")
-    )
 
 
 def _fit(items: list[str]) -> list[str]:
@@ -176,5 +239,5 @@ def _cut(text: str, room: int) -> str:
 
 
 def _overlap(one: str, other: str) -> float:
-    words, others = set(re.findall(r"\w+", one.lower())), set(re.findall(r"\w+", other.lower()))
+    words, others = (set(re.findall(r"\w+", text.lower())) - _SMALL for text in (one, other))
     return len(words & others) / max(1, min(len(words), len(others)))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from enhance.generators.base import BadReply, Request
 from enhance.generators.offline import mending
 from enhance.generators.offline.composing import Draft, compose
-from enhance.generators.offline.parting import parts
+from enhance.generators.offline.parting import parts, reason_against
 from enhance.generators.offline.sources import read
 from enhance.model import Finding, Material, Plan, PlannedSkill, Proposal, Reply
 
@@ -97,6 +97,8 @@ def _request(phase: Any, material: Material, content: Mapping[str, Any]) -> Requ
 
 def _drafts(material: Material) -> tuple[list[Draft], list[str]]:
     """The skills that the material carries, each without an error by the rules, and why there are not others."""
+    if reason := reason_against(material):
+        return [], [reason]
     sources = read(material)
     found, reason = parts(material, sources)
     drafts: list[Draft] = []

@@ -14,13 +14,18 @@ _GROUP_FROM = 6_000
 """Bytes that a part of a collection must have for a skill of its own."""
 _COMMAND_FROM = 12_000
 """Bytes that every command and agent must have for skills of their own."""
-_MOST = 8
+_MOST = 24
+
+
+def reason_against(material: Material) -> str:
+    """Say why a plugin needs no skill, before its texts are read; empty if it may need one."""
+    if existing := [path for path in material.texts if path.rsplit(b"/", 1)[-1] == b"SKILL.md"]:
+        return f"it has {'a skill' if len(existing) == 1 else f'{len(existing)} skills'} already"
+    return ""
 
 
 def parts(material: Material, sources: Sources) -> tuple[list[Part], str]:
     """Return the skills to be written, or none and the reason."""
-    if existing := [path for path in material.texts if path.rsplit(b"/", 1)[-1] == b"SKILL.md"]:
-        return [], f"it has {'a skill' if len(existing) == 1 else f'{len(existing)} skills'} already"
     if sources.announced:
         return [], "it is announced only: there is no command, agent, hook, server or script in it"
     if not (sources.components or sources.readme or sources.pages or sources.hooks or sources.servers):

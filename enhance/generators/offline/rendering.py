@@ -1,24 +1,64 @@
-"""Units as Markdown, within a number of bytes. What does not fit is named with the file it stands in, never cut."""
+"""Sections as Markdown, within a number of bytes. What does not fit is left out whole, and noted."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
+from msgspec import Struct, structs
+
 from enhance.generators.offline.markdown import Block, Section
 from enhance.generators.offline.topics import Unit
 
 _CODE_SHARE = 0.7
-"""Of a unit's room, how much one block of code may take."""
-_EXCERPTS = frozenset(["python", "py", "bash", "sh", "shell", "javascript", "js", "typescript", "ts", "sql", "go", "ruby", "rust"])
+"""Of a section's room, how much one block of code may take."""
+_LEAST_CODE = 400
+_LEAST_CHILD = 60
+_SLACK = 0.1
+"""How far beyond its room a section may go rather than lose the end of a list."""
+_MARKS = {"sql": "--"} | dict.fromkeys(["python", "py", "bash", "sh", "shell", "ruby"], "#")
+_MARKS |= dict.fromkeys(["javascript", "js", "typescript", "ts", "go", "rust", "java"], "//")
+"""How a comment begins, in languages of which the beginning of a program is of use."""
 _DEEPEST = 5
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
-_FEWEST_LINES = 6
+_FEWEST_LINES = 8
+_LEADS = re.compile(r":[*_ ]*$|^\*\*[^*]{1,80}\*\*$")
+_LEAST_SHARE = 0.3
+"""Of a program, how much its beginning must be to be worth showing."""
+
+
+class Rendered:
+    """A unit as text; `left` are the titles of what it lacks, an empty one for parts of the unit itself."""
+
+    def __init__(self, text: str, left: tuple[str, ...]) -> None:
+        self.text = text
+        self.left = left
+        self.size = size(text)
+
+
+class _Place(Struct, frozen=True):
+    """Where a section comes from, how much of a program is worth showing, and what was left out of it."""
+
+    path: str
+    least: float
+    left: list[str]
 
 
 def size(text: str) -> int:
     """Return a text's length in bytes."""
     return len(text.encode("utf-8", "replace"))
+
+
+def unit(found: Unit, level: int, room: int, *, eager: bool = False) -> Rendered:
+    """Return a unit under a heading of this level in about `room` bytes; without text if nothing of it fits.
+
+    `eager` shows the beginning even of long programs: where there is not much else to show.
+    """
+    left: list[str] = []
+    place = _Place(found.path, 0.0 if eager else _LEAST_SHARE, left)
+    body = _section(place, found.section, level, room)
+    text = "\n\n".join([f"{'#' * level} {found.section.title}", *body]) if body else ""
+    return Rendered(text, tuple(dict.fromkeys(left)))
 
 
 def block(found: Block) -> str:
@@ -43,29 +83,13 @@ def _item(text: str, number: int) -> str:
     return "\n".join([mark + first, *(" " * len(mark) + line if line else "" for line in rest)])
 
 
-def unit(found: Unit, level: int, room: int) -> str:
-    """Return a unit under a heading of this level in about `room` bytes; empty if nothing of it fits."""
-    left: list[str] = []
-    body = _section(found.section, level, room, left)
-    if not body:
-        return ""
-    named = [title for title in dict.fromkeys(left) if title]
-    if left:
-        more = f" ({_quoted(named[:6])})" if named else ""
-        body.append(f"`{found.path}` has more on this{more}.")
-    return "\n\n".join([f"{'#' * level} {found.section.title}", *body])
-
-
-def _quoted(titles: list[str]) -> str:
-    return ", ".join(f"*{title}*" for title in titles)
-
-
-def _section(section: Section, level: int, room: int, left: list[str]) -> list[str]:
-    """Return the pieces of a section that fit; into `left` go the titles of what does not, "" for the section itself."""
+def _section(place: _Place, section: Section, level: int, room: int) -> list[str]:
+    """Return the pieces of a section that fit."""
+    left = place.left
     pieces: list[str] = []
     used = 0
-    for found, text in _fitted(section, room, left):
-        if used + size(text) > room:
+    for found, text in _fitted(place, section, room):
+        if used + size(text) > room * (1 + _SLACK):
             left.append("")
             if found.kind == "list" and (part := _some_items(found, room - used)):
                 pieces.append(part)
@@ -74,14 +98,17 @@ def _section(section: Section, level: int, room: int, left: list[str]) -> list[s
         pieces.append(text)
         used += size(text) + 2
     pieces = _no_dangling(pieces, followed=bool(section.children))
-    for child in section.children:
+    for number, child in enumerate(section.children):
         rest = room - used - size(child.title) - level - 4
+        # The first of many may take more than its share, but never all: each step is worth more than one in full.
+        part_of = rest if number + 1 == len(section.children) else int(rest * 2.2 / (len(section.children) - number + 1))
         below: list[str] = []
-        body = _section(child, level + 1, rest, below) if rest > 60 else []  # noqa: PLR2004
+        inner = structs.replace(place, left=below)
+        body = _section(inner, child, level + 1, min(rest, part_of)) if rest > _LEAST_CHILD else []
         if not body:
             left.append(child.title)
             continue
-        left += below
+        left += [one or child.title for one in below]
         head = f"{'#' * (level + 1)} {child.title}" if level < _DEEPEST else f"**{child.title}**"
         pieces += [head, *body]
         used += size(head) + sum(size(piece) + 2 for piece in body)
@@ -90,22 +117,25 @@ def _section(section: Section, level: int, room: int, left: list[str]) -> list[s
 
 def _no_dangling(pieces: list[str], *, followed: bool) -> list[str]:
     """Drop lines that lead over to what did not fit."""
-    kept = []
+    kept: list[str] = []
     for number, piece in enumerate(pieces):
-        leads = piece.rstrip("*_ ").endswith(":") and "\n" not in piece and not piece.startswith(("- ", "|", "```", "1. "))
-        following = pieces[number + 1] if number + 1 < len(pieces) else ""
-        if leads and not (following.startswith(("- ", "1. ", "|", "`", ">")) or (not following and followed)):
-            continue
-        kept.append(piece)
+        last = piece.rsplit("\n", 1)[-1]
+        leads = _LEADS.search(last) is not None and not piece.startswith(("- ", "|", "```", "1. "))
+        after = pieces[number + 1] if number + 1 < len(pieces) else ""
+        if leads and not (after.startswith(("- ", "1. ", "|", "`", ">")) or (not after and followed)):
+            piece = piece[: -len(last)].rstrip("\n")
+        if piece:
+            kept.append(piece)
     return kept
 
 
-def _fitted(section: Section, room: int, left: list[str]) -> Iterator[tuple[Block, str]]:
+def _fitted(place: _Place, section: Section, room: int) -> Iterator[tuple[Block, str]]:
+    most = max(_LEAST_CODE, int(room * _CODE_SHARE))
     for found in section.blocks:
         text = block(found)
-        if found.kind == "code" and size(text) > max(400, room * _CODE_SHARE):
-            left.append("")
-            part = _excerpt(found, int(max(400, room * _CODE_SHARE)))
+        if found.kind == "code" and size(text) > most:
+            place.left.append("")
+            part = _beginning(found, most, place)
             if part is not None:
                 yield part, block(part)
             continue
@@ -122,9 +152,10 @@ def _some_items(found: Block, room: int) -> str:
     return "\n".join(items) if len(items) > 1 else ""
 
 
-def _excerpt(found: Block, room: int) -> Block | None:
-    """Return the beginning of code, up to a blank line between two whole definitions; None where there is none."""
-    if found.info.lower() not in _EXCERPTS:
+def _beginning(found: Block, room: int, place: _Place) -> Block | None:
+    """Return the beginning of a program up to a blank line between two whole definitions, and where it goes on."""
+    mark = _MARKS.get(found.info.lower())
+    if mark is None:
         return None
     best, used = 0, 0
     for number, line in enumerate(found.parts):
@@ -132,16 +163,19 @@ def _excerpt(found: Block, room: int) -> Block | None:
         if used > room:
             break
         after = found.parts[number + 1] if number + 1 < len(found.parts) else ""
-        if not line.strip() and after and not after[0].isspace() and after[0] not in ")]}" and _balanced(found.parts[:number]):
+        if not line.strip() and after and not after[0].isspace() and after[0] not in ")]}" and _whole(found.parts[:number]):
             best = number
-    return Block("code", found.parts[:best], found.info) if best >= _FEWEST_LINES else None
+    if best < max(_FEWEST_LINES, place.least * len(found.parts)):
+        return None
+    return Block("code", (*found.parts[:best], "", f"{mark} … continued in {place.path}"), found.info)
 
 
-def _balanced(parts: tuple[str, ...]) -> bool:
-    stack: list[str] = []
+def _whole(parts: tuple[str, ...]) -> bool:
+    """Whether code has closed what it opened. What cannot be told easily counts as open."""
     text = re.sub(r"\\.|\"[^\"\n]*\"|'[^'\n]*'", "", "\n".join(parts))
     if text.count('"""') % 2 or text.count("`") % 2 or text.count("'''") % 2 or "<<" in text:
         return False
+    stack: list[str] = []
     for char in text:
         if char in "([{":
             stack.append(char)

@@ -11,29 +11,31 @@ from enhance.generators.offline.markdown import Section
 
 Topic = Literal["when", "usage", "can", "needs", "steps", "own", "output", "examples", "trouble", "care"]
 
-ORDER: tuple[Topic, ...] = ("when", "usage", "can", "needs", "steps", "own", "output", "examples", "trouble", "care")
-"""In which order a reader wants them; within one topic the text's own order stays."""
+RANK: dict[Topic, int] = {
+    "when": 0, "usage": 1, "can": 2, "needs": 2, "steps": 2, "own": 2, "output": 2, "examples": 4, "trouble": 5, "care": 6
+}  # fmt: skip
+"""In which order a reader wants them. Those of one rank stay in the order in which their author put them."""
 WORTH: dict[Topic, float] = {
     "when": 10, "steps": 9, "usage": 8, "own": 7, "needs": 6.5, "output": 6, "examples": 6, "can": 5.5, "trouble": 5, "care": 4.5
 }  # fmt: skip
 
 _DROPPED = re.compile(
-    r"licen[cs]e|^install|uninstall|^updat|contribut|^support\b|^support (?:&|and)|changelog|version history|^versions?$|credits"
-    r"|acknowledg|^authors?\b|roadmap|future (?:enhancement|work|plan|feature)|coming soon|^planned|table of contents|^contents$"
-    r"|get notified|expected release|sponsor|pro tier|^related\b|further reading|^see also|^learn more|^resources?$|references?$"
-    r"|^documentation$|community|feedback|^about\b|^status$|release notes|what's new|test results?$|thank|^conclusion|^summary$"
+    r"licen[cs]e|^install|^uninstall|^updating|^contribut|^support\b|^support (?:&|and)|changelog|version history|^versions?$|^credits?$"
+    r"|^acknowledg|^authors?\b|roadmap|future (?:enhancement|work|plan|feature)|coming soon|^planned|table of contents|^contents$"
+    r"|get notified|expected release|^sponsor|pro tier|^related\b|further reading|^see also|^learn more|^resources?$|^references?$"
+    r"|^documentation$|^community|^feedback$|^about\b|^status$|release notes|what's new|test results?$|^thank|^conclusion|^summary$"
     r"|^next steps|^start (?:the|operations|response|audit|wizard|process)|^files?$|(?:file|directory|plugin|project|repository) structure"
-    r"|publish|screenshots?|^demo|learning objectives|get started now|communication style|your style|^tone|personality|^tags?$"
-    r"|^categor|badges?|^links?$|marketplace|^pricing|plans? (?:&|and)? ?pricing|get help|getting help|^contact|^faq$|alternatives$"
-    r"|^why (?:this|use|choose)|^success stor|testimonial|^quick links|^metadata$|^remember$|^activation priority|uninstallation"
+    r"|^publish(?:ing)?(?: (?:to|the|your) .*)?$|^screenshots?$|^demo$|learning objectives|get started now|communication style|your style|^tone|personality|^tags?$"
+    r"|^categor|badges?|^links?$|^(?:add )?(?:the )?marketplace|^pricing|plans? (?:&|and)? ?pricing|get help|getting help|^contact|^faq$|alternatives$"
+    r"|^why (?:this|use|choose)|^success stor|testimonial|^quick links|^metadata$|^activation priority"
     r"|^integration with other (?:agents|plugins)|collaboration with|^design decisions?$|^alternatives considered"
 )
 _KINDS: tuple[tuple[Topic, str], ...] = (
-    ("when", r"when (?:to|not|user|you should)|don'?t use|use cases?|activation|trigger|ideal for|use this (?:when|for)"),
+    ("when", r"^when (?:to|not|users?|you(?! need)|this)\b|don'?t use|do not use|use cases?|activation|^triggers?(?: (?:phrases|words|keywords))?$|ideal for|^use this"),
     ("trouble", r"troubleshoot|error|common (?:issues|problems|mistakes|pitfalls)|debug|faq|failure|recovery|rollback|fallback"),
     ("examples", r"examples?\b|samples?\b|scenarios?|quer(?:y|ies) examples|interaction|real-world|walkthrough|demo"),
     ("output", r"output|report\b|deliverable|response format|generated|templates?\b|results?\b|artifacts?"),
-    ("needs", r"prerequisit|require|parameter|argument|option|input|configur|environment|setup|set up|dependenc|settings|need more"),
+    ("needs", r"prerequisit|require|parameter|argument|option|input|configur|environment|setup|set up|dependenc|settings|need (?:more|additional)"),
     ("care", r"best practice|security|notes?\b|warning|limit|disclaimer|ethic|complian|considerations|safety|mistakes|remember"
      r"|principles|\btips\b|guidelines|rules|risk|quality|constraints|cautions?|performance$|success criteria|anti-?patterns"),
     ("steps", r"process|workflow|steps?\b|how it works|implementation|your task|when invoked|when activated|approach|methodolog"
@@ -63,6 +65,8 @@ class Unit(Struct, frozen=True):
 def topic_of(heading: str) -> Topic | None:
     """Return what a section under this heading is about, None for what no skill needs."""
     words = re.sub(r"^\d+[.)]?\s*", "", heading.lower()).strip()
+    if words and words[0] == "`":
+        return "own"
     if _DROPPED.search(words):
         return None
     return next((topic for topic, pattern in _KIND if pattern.search(words)), "own")

@@ -12,10 +12,13 @@ from enhance.generators.offline.topics import WORTH, Topic, Unit, is_stock, topi
 
 _PERSONA = re.compile(r"^(?:hi|hello)?\W*(?:you are|you're|act as|as an? expert|your role is to act)\b", re.IGNORECASE)
 _THIS = re.compile(r"\b([Tt])his (command|agent|slash command)\b(?!')")
+_WAKES = re.compile(r"\bYou activate automatically when\b")
 _HYPE = re.compile(r"(?i)made with|built (?:by|with) |part of the|^status:|^version|all rights|powered by|star (?:us|this)|^by ")
 _REPEATED = 0.6
 """Of the runs of words in a section, how many may have been said already before it is left out."""
 _INTRO_BLOCKS = 6
+_SHORT = 16
+_SMALL = frozenset(["a", "an", "the", "of", "and", "or", "to", "for", "in", "on", "is", "are", "with", "your", "also", "one", "just"])
 
 
 def introduction(page: Page) -> list[str]:
@@ -48,7 +51,7 @@ def named(text: str, page: Page) -> str:
     def put(found: re.Match[str]) -> str:
         return "The" + name[3:] if found[1] == "T" and name.startswith("the") else name
 
-    return _THIS.sub(put, text)
+    return _THIS.sub(put, _WAKES.sub("Use it when", text))
 
 
 def of_page(page: Page, share: float = 1.0) -> Iterator[Unit]:
@@ -123,6 +126,8 @@ def _said(block: Block, page: Page) -> Block | None:
         case "paragraph" | "quote":
             kept = []
             for line in block.parts:
+                if _HYPE.search(wording.plain(line)) and len(line.split()) < _SHORT:
+                    continue
                 said = [one for one in wording.sentences(line) if not _PERSONA.match(wording.plain(one))]
                 kept.append(named(" ".join(said), page))
             kept = [line for line in kept if line]
@@ -146,8 +151,12 @@ def distinct(units: Sequence[Unit]) -> list[Unit]:
     """Return the units without what an earlier one says: whole sections, and single items of lists."""
     seen: set[tuple[str, ...]] = set()
     items: set[str] = set()
+    titles: dict[str, str] = {}
     kept: list[Unit] = []
     for unit in units:
+        title = " ".join(re.findall(r"\w+", unit.section.title.lower()))
+        if not unit.owner and titles.setdefault(title, unit.path) != unit.path:
+            continue  # the README tells again what a command or agent has a section for
         section = _without(unit.section, items)
         if section is None:
             continue
@@ -155,6 +164,7 @@ def distinct(units: Sequence[Unit]) -> list[Unit]:
         if runs and len(runs & seen) > _REPEATED * len(runs):
             continue
         seen |= runs
+        titles.setdefault(title, unit.path)
         kept.append(Unit(section, unit.topic, unit.worth, unit.path, unit.owner))
     return kept
 
@@ -166,7 +176,8 @@ def _without(section: Section, items: set[str]) -> Section | None:
         if block.kind == "list":
             new = []
             for item in block.parts:
-                key = " ".join(re.findall(r"\w+", item.lower()))
+                words = re.findall(r"\w+", item.lower())
+                key = " ".join(sorted(set(words) - _SMALL))
                 if key and key not in items:
                     items.add(key)
                     new.append(item)

@@ -17,13 +17,13 @@ _VERBS = frozenset(
     """access accelerate achieve activate adapt add adjust advise aggregate alert align allocate analyze analyse annotate
     apply archive arrange assemble assess assist audit authenticate authorize automate backtest back balance batch
     benchmark boost bootstrap build cache calculate capture catalog categorize chart check choose classify clean cluster
-    collect combine compare compile complete compose compress compute conduct configure connect consolidate construct
+    collect combine compare compile compose compress compute conduct configure connect consolidate construct
     contain convert coordinate craft create customize debug decode define deliver demonstrate deploy describe design
     detect determine develop diagnose diff discover display distribute document draft draw drive enable enforce enhance
     enrich ensure establish estimate evaluate examine execute experiment explain explore export expose extend extract
-    facilitate fetch filter find fix flag fold forecast format fuzz gather generate give govern group guide handle help
+    facilitate fetch filter find fix flag fold forecast format fuzz gather generate give govern greet group guide handle help
     highlight identify implement import improve index inform ingest inspect install instrument integrate interpret
-    investigate keep label launch leverage lint list load localize locate log maintain make manage map mask measure
+    investigate justify keep label launch leverage lint list load localize locate log maintain make manage map mask measure
     merge migrate minimize mock model monitor navigate normalize notify offer optimize orchestrate organize package
     parse partition perform plan predict prepare preprocess present prevent preview prioritize probe process produce
     profile project protect prototype provide provision publish pull query rank read recommend record recover reduce
@@ -42,10 +42,9 @@ _NOUNS_TOO = frozenset(
 )
 _COMPOUND = re.compile(
     r"\w+(?:tion|ment|er|or|ing|ance|ence|sis|ity|base|set|suite|tool|system|kit|data)\b"
-    r"(?=\s*(?:$|[,.:;(]|(?:for|with|of|and|to|in|from|that|using|via|by|across|system|tool|plugin|toolkit|helper)\b))"
+    r"(?=\s*(?:$|[,.:;(]|(?:for|with|of|and|to|in|from|that|using|via|by|across|system|tool|plugin|toolkit|helper|setup|pipeline|manager|builder)\b))"
 )
-_LIST_AND = re.compile(r"(,\s+(?:and\s+|or\s+)?|\s+(?:and|&)\s+)([a-z]+)\b")
-_PERSONS = re.compile(r"(?i)\b(?:i|i'm|i'll|i've|me|my|we|we're|we'll|us|our|you|you're|you'll|you've|yourself)\b")
+_PERSONS = re.compile(r"(?i)\b(?:i|i'm|i'll|i've|me|my|we|we're|we'll|us|our|you|your|yours|you're|you'll|you've|yourself)\b")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9`\"'(])")
 _EMPHASIS = re.compile(r"(\*\*|__)(.+?)\1")
 _SMALL_WORDS = {"and", "or", "of", "the", "for", "to", "in", "on", "with", "a", "an"}
@@ -117,23 +116,44 @@ def speaks(text: str) -> bool:
 
 
 def third_person(text: str) -> str:
-    """Turn an order into a statement: "Find and fix leaks" is "Finds and fixes leaks". Other text stays."""
+    """Turn an order into a statement: "Find, fix and report leaks" is "Finds, fixes and reports leaks". Other text stays."""
+    text = re.sub(r"^(Load|Stress|Unit|Smoke|Fuzz) test (?=\w)", r"\1-test ", text)
     first, _, rest = text.partition(" ")
-    prefix, _, stem = first.rpartition("-")
-    if not is_order(text) or not rest:
+    if not rest or not is_order(text):
         return text
-    lead = (prefix + "-" if prefix else "") + _with_s(stem)
-    # Further verbs of the same order: "Create, test and deploy APIs".
-    out, at = [lead + " "], 0
-    opening = re.match(r"((?:,?\s*(?:and\s+|&\s+)?[a-z]+,)*\s*(?:and|&)\s+[a-z]+)\b", " " + rest)
-    while (found := _LIST_AND.search(" " + rest, at)) and _verb(found[2]) and found.start() >= at:
-        near = found.start() <= (opening.end() if opening else 0) or found[1].strip().endswith(("and", "&"))
-        if not near:
+    prefix, _, stem = first.rstrip(",").rpartition("-")
+    lead = (prefix + "-" if prefix else "") + _with_s(stem) + ("," if first.endswith(",") else "")
+    return f"{lead} {_further(rest)}" if first.endswith(",") else f"{lead} {_chain(rest)}"
+
+
+def _further(rest: str) -> str:
+    """The rest of "Create, test, and deploy APIs": single verbs up to the one that has an object."""
+    words = rest.split(" ")
+    for number, word in enumerate(words):
+        if _verb(word):
+            words[number] = _with_s(word.rstrip(",")) + ("," if word.endswith(",") else "")
+            if not word.endswith(",") and (number + 1 == len(words) or words[number + 1] not in {"and", "&"}):
+                break
+        elif word not in {"and", "&"}:
             break
-        out.append((" " + rest)[at : found.start(2)] + _with_s(found[2]))
-        at = found.end(2)
-    out.append((" " + rest)[at:])
-    return re.sub(r"\s+([,;])", r"\1", " ".join("".join(out).split()))
+    return " ".join(words)
+
+
+def _chain(rest: str) -> str:
+    """What follows the first verb: "and" with another verb, and clauses after commas if each is an order."""
+    head = re.match(r"(and|&) ([a-z-]+)( .+)$", rest)
+    if head and _verb(head[2]):
+        return f"{head[1]} {_with_s(head[2])}{head[3]}"
+    parts = re.split(r"(,\s+(?:and\s+)?)", rest)
+    if len(parts) > 2 and all(" " in part and is_order(part) for part in parts[2::2]):  # noqa: PLR2004
+        for number in range(2, len(parts), 2):
+            word, _, object_ = parts[number].partition(" ")
+            parts[number] = f"{_with_s(word)} {object_}"
+        return "".join(parts)
+    found = re.search(r" and ([a-z]+) (?=\w)", rest)
+    if found and found[1] in _VERBS - _NOUNS_TOO and "," not in rest[: found.start()]:
+        return f"{rest[: found.start(1)]}{_with_s(found[1])}{rest[found.end(1) :]}"
+    return rest
 
 
 def _verb(word: str) -> bool:
@@ -149,16 +169,30 @@ def _with_s(verb: str) -> str:
 def is_order(text: str) -> bool:
     """Whether a text begins with a verb: "Track prices", not "Price tracking" nor "Log aggregation"."""
     first, _, rest = text.partition(" ")
-    stem = first.rpartition("-")[2].lower()
+    stem = first.rstrip(",").rpartition("-")[2].lower()
     if stem not in _VERBS:
         return False
     return stem not in _NOUNS_TOO or not (_COMPOUND.match(rest) or not rest)
+
+
+def is_statement(word: str) -> bool:
+    """Whether a word is a verb in the third person: "exceeds", "tries"."""
+    return word.endswith("s") and any(stem in _VERBS - _NOUNS_TOO for stem in (word[:-1], word[:-2], word[:-3] + "y"))
 
 
 def lowered(text: str) -> str:
     """Return text with a small first letter, unless its first word is a name or abbreviation."""
     first = text.split(" ", 1)[0]
     return text if sum(char.isupper() for char in first) > 1 or first[1:2].isdigit() else text[:1].lower() + text[1:]
+
+
+def small(text: str) -> str:
+    """Write a phrase in title case small: "Network Health" is "network health". Names in odd case stay."""
+    words = text.split()
+    long = [word for word in words if len(word) > 3]  # noqa: PLR2004
+    if len(words) > 1 and long and all(word[0].isupper() or not word[0].isalpha() for word in long):
+        return " ".join(word.lower() if re.fullmatch(r"[A-Z][a-z]+[,;]?|[A-Z][a-z]+-[A-Z]?[a-z]+", word) else word for word in words)
+    return text
 
 
 def joined(items: list[str], word: str) -> str:
