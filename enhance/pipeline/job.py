@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from msgspec import Struct, structs
@@ -11,27 +10,18 @@ from msgspec import Struct, structs
 from drkit.guard import Policy, Site
 from drkit.inventory import Enhancements
 from drkit.progress import NullProgress, Progress
-from enhance.generators.base import CallError, Generator
-from enhance.model import Finding, Status, Usage
-
-
-class Ticket(Protocol):
-    """A reserved call: exactly one of its methods is called, when it has ended."""
-
-    def done(self, usage: Usage, latency_s: float) -> object:
-        """Say that it was answered."""
-        ...
-
-    def failed(self, error: CallError) -> object:
-        """Say that it was not."""
-        ...
+from enhance.generators.base import Generator
+from enhance.model import Finding, Reply, Status
 
 
 class Calls(Protocol):
     """What lets calls pass one by one: a quota, a pace. `enhance.pace.Pacer` is one."""
 
-    def call(self, tokens: int, timeout_s: float) -> AbstractContextManager[Ticket]:
-        """Wait until a call may be made, and reserve it durably. BudgetExhausted if that will not be in this run."""
+    def ask(self, send: Callable[[], Reply], *, tokens: int, timeout_s: float) -> Reply:
+        """Make a call when it may be made, again where that helps, each reserved durably before it is made.
+
+        BudgetExhausted if no call may be made in this run any more, CallError of the last try.
+        """
         ...
 
 
@@ -91,7 +81,7 @@ class RunJob(Struct, frozen=True):
     @property
     def repo_id(self) -> str:
         """The repository's id, which is a part of every record's key."""
-        return self.site.repository.config.repository_id
+        return self.site.repo.config.repository_id
 
 
 class RunReport(Struct, frozen=True):
@@ -130,7 +120,7 @@ class RunReport(Struct, frozen=True):
 
     def plain(self) -> dict[str, Any]:
         """Return the report as JSON can hold it: the keys of the contract and some more."""
-        return {**plain(self), "exit_code": self.exit_code}
+        return {**keys(self), "exit_code": self.exit_code}
 
 
 class Chosen(Struct, frozen=True):
@@ -153,7 +143,7 @@ class Preview(Struct, frozen=True):
 
     def plain(self) -> dict[str, Any]:
         """Return the preview as JSON can hold it."""
-        return plain(self)
+        return keys(self)
 
 
 class RollbackReport(Struct, frozen=True):
@@ -173,7 +163,12 @@ class RollbackReport(Struct, frozen=True):
 
     def plain(self) -> dict[str, Any]:
         """Return the report as JSON can hold it."""
-        return plain(self)
+        return keys(self)
+
+
+def keys(report: Struct) -> dict[str, Any]:
+    """Return a report as JSON can hold it."""
+    return {name: plain(one) for name, one in structs.asdict(report).items()}
 
 
 def plain(value: Any) -> Any:
@@ -181,7 +176,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, Struct):
-        return {name: plain(one) for name, one in structs.asdict(value).items()}
+        return keys(value)
     if isinstance(value, Mapping):
         return {plain(key): plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):

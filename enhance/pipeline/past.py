@@ -1,0 +1,98 @@
+"""What earlier runs say of a plugin: whether it is settled, what was written there, which answers it came from.
+
+The detail of a plugin's record holds `passing` (to be tried again), `thin`, `since` (the run that settled it),
+`answers` (the `generator_key` they are of, and the place of each phase's), and of its own run: `writes` (path → SHA-256
+and whether nothing of a person's is in it), `moves`, `dirs` (those that are made), `changes` (path → old and new
+SHA-256) and `bases` (the merge bases before), all noted before anything is applied. Paths are relative to the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from drkit.inventory import EnhancementRecord
+from enhance.model import Plugin, Status
+from enhance.pipeline.asking import Memory
+from enhance.pipeline.job import RunJob
+from enhance.pipeline.staging import sha256
+from enhance.pipeline.statuses import path_of
+
+OF_ITS_RUN = ("writes", "moves", "dirs", "changes", "bases")
+"""What a detail tells of its own run alone."""
+SETTLED = frozenset({Status.VERIFIED, Status.SKIPPED, Status.FAILED, Status.ROLLED_BACK})
+
+
+class Past(Struct, frozen=True):
+    """A plugin's past, as far as the inventory knows it. `last` is its newest record before this run."""
+
+    plugin: Plugin
+    last: EnhancementRecord | None
+    written: Mapping[bytes, str]
+    intended: Mapping[bytes, tuple[str, bool]]
+    source: bytes
+
+    @classmethod
+    def of(cls, job: RunJob, plugin: Plugin, run: str | None) -> Past:
+        """Read a plugin's past; `run` is the run that is not past."""
+        records, source = job.records, job.site.source
+        last = records.last(plugin.path, repo_id=job.repo_id, source=source, before=run)
+        written = records.written(plugin.path, repo_id=job.repo_id, source=source)
+        intended: dict[bytes, tuple[str, bool]] = {}
+        if last is not None and last.status != Status.ROLLED_BACK:
+            intended = {path_of(key): (sha, pure) for key, (sha, pure) in last.detail.get("writes", {}).items()}
+        return cls(plugin, last, written, intended, source)
+
+    @property
+    def detail(self) -> Mapping[str, Any]:
+        """The newest record's detail."""
+        return self.last.detail if self.last is not None else {}
+
+    @property
+    def here(self) -> bool:
+        """Whether the newest record is of this very source, not of another one of the same repository."""
+        return self.last is not None and self.last.source == self.source
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last outcome stands until something about the plugin changes."""
+        return self.last is not None and self.last.status in SETTLED and not self.detail.get("passing")
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last outcome is one that --only-failed takes."""
+        return self.last is not None and self.last.status in {Status.FAILED, Status.PARKED}
+
+    def memory(self, generator: str, input_sha256: str) -> Memory:
+        """Return the answers that the last outcome came from, if it was this generator's and of this input."""
+        answers = self.detail.get("answers", {})
+        if self.last is None or self.last.input_sha256 != input_sha256 or answers.get("generator") != generator:
+            return {}
+        return {phase: (key, sha) for phase, (key, sha) in answers.get("places", {}).items()}
+
+    @property
+    def ours(self) -> dict[bytes, str]:
+        """What enhance wrote, path → SHA-256, with what a killed run may have written before it could say so."""
+        return {**self.written, **{path: sha for path, (sha, pure) in self.intended.items() if pure}}
+
+    def stands(self, key: str) -> bool:
+        """Whether nothing is to be done: settled under this key, and what was written is not missing elsewhere."""
+        if not self.settled or self.last is None or self.last.cache_key != key:
+            return False
+        return self.here or set(self.written) <= set(self.plugin.files)
+
+    def base(
+        self, path: bytes, mine: bytes | None, proposed: bytes, newest: bytes | None, *, anew: bool
+    ) -> bytes | None:
+        """Return the base of a merge: `newest`, the newest proposal applied, unless `anew` brings back what is gone.
+
+        What a killed run wrote is what it proposed, or that merged with a person's text: then it is complete.
+        """
+        sha, pure = self.intended.get(path, ("", False))
+        if mine is not None and sha == sha256(mine):
+            return mine if pure else proposed
+        if mine is None and (anew or not self.here):
+            return None
+        return newest or None
