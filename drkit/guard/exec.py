@@ -69,17 +69,26 @@ class ExecReport(Struct, frozen=True):
     duration_s: float
 
 
+class Told:
+    """Hears what a report cannot tell; does nothing."""
+
+    def recovered(self, found: Sequence[Recovered]) -> None:
+        """What others had left was put back first."""
+
+    def interrupted(self, rejected_snapshot: str, left: Sequence[Left]) -> None:
+        """The command was interrupted and everything put back but `left`. What was there is in the snapshot."""
+
+
 def execute(
     site: Site,
     task: Task,
     *,
     policy: Policy = Policy(),  # noqa: B008 - frozen
-    told: Callable[[Sequence[Recovered]], None] = lambda _recovered: None,
+    told: Told | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> ExecReport:
-    """Run a command on a source; see the module. `told` hears what had to be put back first, before anything else.
+    """Run a command on a source; see the module. An exception, KeyboardInterrupt too, ends it like a failed one.
 
-    An exception, KeyboardInterrupt too, ends the command, puts everything back, and is raised again.
     LockedError if others work on the source for too long; GuardRefused without proof; UsageError for a plugin that
     is none; StoreError and others if the present state cannot be stored, or not all be put back: then the journal
     stays, and the next command on the source goes on.
@@ -87,8 +96,9 @@ def execute(
     began = monotonic()
     lock = TreeLock.exclusive(site.source, site.waiting)
     with recovered(lock, site.source, site=site) as found:
-        told(found)
-        job = _Job(site, task, policy)
+        told = told or Told()
+        told.recovered(found)
+        job = _Job(site, task, policy, told)
         report = job.run()
         report = structs.replace(report, duration_s=round(monotonic() - began, 3))
         job.audit(report)
@@ -98,7 +108,8 @@ def execute(
 class _Job:
     """One command, with the lock held."""
 
-    def __init__(self, site: Site, task: Task, policy: Policy) -> None:
+    def __init__(self, site: Site, task: Task, policy: Policy, told: Told) -> None:
+        self._told = told
         self._site = site
         self._task = task
         self._ref, self._before = self._take()
@@ -123,20 +134,24 @@ class _Job:
 
     def run(self) -> ExecReport:
         """Run it, judge it, and put back what must be; the journal is gone when this returns."""
-        journal = self._journal
         try:
-            command, validation = self._commands()
+            report = self._judge(*self._commands())
         except BaseException:
-            self._undo()
-            journal.remove()
+            self._interrupted()
             raise
-        try:
-            report = self._judge(command, validation)
-        except BaseException:
-            journal.close()  # the next command on this source goes on here
-            raise
-        journal.remove()
+        self._journal.remove()
         return report
+
+    def _interrupted(self) -> None:
+        """Put everything back. If that fails, too, the journal stays: the next command on this source goes on."""
+        try:
+            seen = look(self._site, self._record, self._before, failed=True)
+            left = () if self._task.keep_on_failure else self._put_back(seen)
+        except BaseException:
+            self._journal.close()
+            raise
+        self._journal.remove()
+        self._told.interrupted(seen.snapshot, left)
 
     def audit(self, report: ExecReport) -> None:
         """Record what was run and what came of it."""
@@ -159,7 +174,7 @@ class _Job:
         before = self._site.repo.load(ref)
         if before.skipped:
             raise GuardRefused(
-                f"{before.skipped} paths could not be stored, and so could not be put back: {'; '.join(taken.warnings)}",
+                f"{before.skipped} paths cannot be stored, and so could not be put back: {'; '.join(taken.warnings)}",
                 hint="make them readable and leave them alone, or exclude them in drkit.toml",
             )
         return ref, before
@@ -188,9 +203,8 @@ class _Job:
         def journal(process: Process) -> None:
             self._journal.write(structs.replace(self._record, state="run", process=process))
 
-        return run(
-            command, output=self._task.output, journal=journal, grace_s=self._task.grace_s, random=self._site.random
-        )
+        task = self._task
+        return run(command, output=task.output, journal=journal, grace_s=task.grace_s, random=self._site.random)
 
     def _judge(self, command: Ended, validation: Ended | None) -> ExecReport:
         failed = command.code != 0 or (validation is not None and validation.code != 0)
@@ -223,10 +237,6 @@ class _Job:
         if seen.outside:
             reasons.append(f"{len(seen.outside)} paths outside of the named plugins were changed")
         return reasons
-
-    def _undo(self) -> None:
-        """Put everything back after an interruption. Nothing is raised that would hide why."""
-        self._put_back(look(self._site, self._record, self._before, failed=True))
 
     def _put_back(self, seen: Seen) -> tuple[Left, ...]:
         record = self._journal.read()

@@ -24,8 +24,9 @@ from typing import Self
 
 from msgspec import Struct
 
+from drkit.config import state_dir
 from drkit.errors import LockedError, StoreError
-from drkit.guard.state import key, open_state_dir, state_dir
+from drkit.guard.state import key, open_state_dir
 from drkit.model import show_path
 
 _STEP_S = 0.02

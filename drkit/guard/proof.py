@@ -11,7 +11,7 @@ from drkit.guard.site import Policy, Site
 from drkit.model import Level, PluginRow, show_path
 from drkit.progress import NullProgress
 from drkit.repo import SnapshotRef
-from drkit.restore import restore_plugin
+from drkit.restore import RestoreReport, restore_plugin
 from drkit.restore.dirs import OPEN_DIR, remove
 
 _SHOWN = 5
@@ -59,8 +59,8 @@ def _proved_lately(site: Site, policy: Policy, row: PluginRow) -> bool:
     return known.get(row.raw_path) == row.tree_sha256
 
 
-def _restore(site: Site, ref: SnapshotRef, row: PluginRow) -> None:
-    """Restore the plugin to scratch, durably, and read it back."""
+def bring_back(site: Site, ref: SnapshotRef, row: PluginRow) -> RestoreReport:
+    """Restore a plugin to scratch, durably, read it back, and remove it. RestoreMismatch if it is not whole."""
     # Named like a stage, so that no walk ever takes it for a part of a source.
     name = b".drkit-" + site.random(8).hex().encode()
     parent = os.open(tempfile.gettempdirb(), OPEN_DIR)
@@ -77,6 +77,12 @@ def _restore(site: Site, ref: SnapshotRef, row: PluginRow) -> None:
         raise RestoreMismatch("; ".join(f"{lost.path}: {lost.reason}" for lost in report.lost[:_SHOWN]))
     if report.tree_sha256 != row.tree_sha256:
         raise RestoreMismatch("what was restored has another tree hash")
+    return report
+
+
+def _restore(site: Site, ref: SnapshotRef, row: PluginRow) -> None:
+    """Bring the plugin back, and record that."""
+    report = bring_back(site, ref, row)
     site.inventory.record_restore(
         repo_id=site.repo.config.repository_id,
         store_url=site.repo.store.url,

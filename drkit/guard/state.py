@@ -11,17 +11,11 @@ import hashlib
 import os
 import stat
 
+from drkit.config import state_dir
 from drkit.errors import StoreError
 from drkit.model import show_path
 
-DEFAULT = b"/var/tmp/drkit-guard"
-"""Not /tmp: a journal must survive a reboot."""
 _MODE = 0o1777
-
-
-def state_dir() -> bytes:
-    """Return the shared directory: $DRKIT_STATE_DIR, or one in /var/tmp."""
-    return os.fsencode(os.environ.get("DRKIT_STATE_DIR", "")) or DEFAULT
 
 
 def open_state_dir(path: bytes | None = None) -> int:
