@@ -135,7 +135,7 @@ def read_yaml(head: bytes) -> tuple[dict[str, Any], dict[str, int], Problem | No
         return {}, {}, Problem("yaml", f"not valid YAML: {message}", mark.line + 2 if mark else 1)
     except yaml.YAMLError as error:
         return {}, {}, Problem("yaml", f"not valid YAML: {str(error).splitlines()[0]}")
-    except (ValueError, OverflowError, ArithmeticError, TypeError, RecursionError) as error:
+    except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
         return {}, {}, Problem("yaml", f"a value of the frontmatter cannot be read: {error}")
     return mapping, lines, None
 
@@ -158,6 +158,8 @@ def _bounds(events: Iterator[Any]) -> Problem | None:
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             return Problem("yaml", "the frontmatter uses aliases (*name)", _mark(event).line + 2)
+        if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
+            return Problem("yaml", f"the frontmatter uses tags ({event.tag})", _mark(event).line + 2)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

@@ -49,7 +49,7 @@ RULES: dict[str, Rule] = {
         _error("SK001", "AS", "a skill directory has a SKILL.md, and it is a regular file"),
         _error("SK002", "AS", "SKILL.md is UTF-8 without BOM or NUL and begins with a line `---`, not a code fence"),
         _error(
-            "SK003", "AS", "the frontmatter closes with `---` and is a YAML mapping without repeated keys or aliases"
+            "SK003", "AS", "the frontmatter closes with `---` and is a YAML mapping: no repeated keys, aliases or tags"
         ),
         _error("SK004", "AS", "`name` is there and has 1 to 64 characters"),
         _error("SK005", "AS", "`name` is words of a-z and 0-9 joined by single hyphens"),

@@ -63,7 +63,7 @@ def _sizes(view: View, path: bytes) -> Iterator[Found]:
 _RESOURCE = re.compile(
     r"(?<![\w./\\}$~-])(?:\./)?(?:\{baseDir\}/|\$\{CLAUDE_SKILL_DIR\}/)?((?:scripts|references|assets)/[\w./@+-]{0,200}\.[A-Za-z0-9]{1,8})\b(?![*{<$/])"
 )
-_LINK = re.compile(r"\]\(\s{0,9}<?([^)\s>]{1,500})>?(?:\s{1,9}[\"'][^)]{0,300})?\)")
+_LINK = re.compile(r"\]\(\s{0,9}<?([^()\s<>]{1,500})>?(?:\s{1,9}[\"'][^)]{0,300})?\)")
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|#|//")
 
 

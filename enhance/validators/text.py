@@ -184,7 +184,7 @@ _BACKSLASH = re.compile(
     r"(?<![\w\\])(?:\.{1,2}\\){0,8}(?:scripts|references|assets|commands|agents|skills|hooks|docs|src|lib|bin)\\[A-Za-z0-9_.-]+"
 )
 _HOME = re.compile(r"(?<![\w./~}-])(?:/home/[A-Za-z0-9_.-]+|/Users/[A-Za-z0-9_.-]+|/root(?=/))(?:/|\b)")
-_DRIVE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]:(?:\\[A-Za-z0-9_]|/(?=[A-Za-z0-9_ ]+/))")
+_DRIVE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]:(?:\\[A-Za-z0-9_]|/(?=[A-Za-z0-9_]))")
 _SHARE = re.compile(r"(?<![\\\w])\\\\[A-Za-z0-9_.-]+\\[A-Za-z0-9_$.-]+")
 
 
