@@ -32,6 +32,8 @@ _ADDRESSED = re.compile(
     \b(?:ignore|disregard|forget|override|bypass)\b[^.]{0,40}
         \b(?:previous|prior|above|earlier|preceding|system|all|your|these|those)\b[^.]{0,40}
         \b(?:instructions?|prompts?|rules?|guidelines?|directions?|context|messages?)\b
+    | \b(?:ignore|disregard|forget|override|bypass)\b[^.]{0,40}
+        \b(?:instructions?|prompts?|rules?|guidelines?)\b[^.]{0,20}\b(?:above|before|so\s{1,9}far|given|told)\b
     | \b(?:new|updated|hidden|secret|real|actual)\s{1,9}(?:system\s{1,9})?instructions?\s{0,9}:
     | \b(?:reveal|print|repeat|output|leak)\b[^.]{0,40}\bsystem\s{1,9}prompt\b
     | \b(?:do\s{1,9}not|don't|never)\s{1,9}(?:tell|inform|mention|reveal|show|alert|warn)\b[^.]{0,40}
@@ -85,7 +87,7 @@ def _without_addresses(text: str) -> str:
 
 _STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("invisible characters", lambda text: _INVISIBLE.sub("", text)),
-    ("HTML comments", lambda text: _COMMENT.sub("", text)),
+    ("HTML comments", lambda text: _COMMENT.sub(" ", text)),  # nothing may close up to a new one
     ("a private key", lambda text: _PRIVATE_KEY.sub(LEFT_OUT, text)),
     ("secrets, or commands that run what they fetch or decode", _without_dangers),
     ("lines that address a model", _without_addresses),

@@ -64,6 +64,7 @@ class Call:
 class FakeGoogle:
     """The server's state: limits, planned faults, and what it has seen.
 
+    `served` are the calls that were granted, `finished` those of which the whole answer was sent, whatever it was.
     `plan` and `skills` make the model's JSON from a request; a test replaces them. `clock` and `delay` are in seconds.
     """
 
@@ -76,6 +77,7 @@ class FakeGoogle:
     skills: Callable[[Call], Any] | None = None
     calls: list[Call] = field(default_factory=list)
     served: list[Call] = field(default_factory=list)
+    finished: list[Call] = field(default_factory=list)
     most_in_minute: int = 0
     most_in_day: int = 0
     url: str = ""
@@ -284,14 +286,16 @@ class _Handler(BaseHTTPRequestHandler):
         status, body, more = self.fake.answer(call, kind if kind not in {"slow", "cut short", "drip"} else "")
         if status == 200:
             self.fake.served.append(call)
-        self._send(status, body, more, kind)
+        if self._send(status, body, more, kind):
+            self.fake.finished.append(call)
 
     def _known(self, match: re.Match[str]) -> bool:
         if match["gemini"]:
             return self.headers.get("x-goog-api-key") == KEY
         return self.headers.get("Authorization") == f"Bearer {TOKEN}" or bool(match["sdk"])
 
-    def _send(self, status: int, body: Any, headers: Mapping[str, str], kind: str = "") -> None:
+    def _send(self, status: int, body: Any, headers: Mapping[str, str], kind: str = "") -> bool:
+        """Send an answer; return whether all of it was sent."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response_only(status)
         for name, value in {"Content-Type": "application/json", **headers}.items():
@@ -301,16 +305,17 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "cut short":
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
-            return
+            return False
         step = 1 if kind == "drip" else len(data)
         for start in range(0, len(data), step or 1):
             if step == 1 and self.fake.stop.wait(0.05):
-                break
+                return False
             try:
                 self.wfile.write(data[start : start + step])
             except OSError:
                 self.close_connection = True
-                return
+                return False
+        return True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
