@@ -70,7 +70,7 @@ def _run(args: Argv, console: Console) -> int:
     from drkit.cli.session import Session
 
     name = args.rest[0] if args.rest and args.rest[0] in NAMES and COMPLETION not in os.environ else None
-    parser = typer.main.get_command(build(name))
+    parser = typer.main.get_command(build(name, *args.rest[1:2] if name else ()))
     if not args.rest and args.tail is None and COMPLETION not in os.environ:
         if not console.json:
             console.line(parser.make_context("drkit", [], resilient_parsing=True).get_help())

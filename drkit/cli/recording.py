@@ -149,8 +149,12 @@ def game_day(session: Session, repository: Repository, report: GameDayReport) ->
     flush(session, repository)
 
 
-def flush(session: Session, repository: Repository) -> None:
-    """Send what was recorded to both ends. What does not arrive is told once, and goes with the next command."""
+def flush(session: Session, repository: Repository, *, turso: bool = True) -> bool:
+    """Send what was recorded to both ends, or to the repository alone; return whether Turso was asked and took it.
+
+    What does not arrive is told once, and goes with the next command.
+    """
+    pushed = False
     with _told(session):
         inventory = session.inventory()
         with _told(session):
@@ -158,15 +162,17 @@ def flush(session: Session, repository: Repository) -> None:
 
             store_rows(inventory, repository.store, repository.config.repository_id)
         url, token = session.turso
-        if url:
+        if url and turso:
             from drkit.inventory.sync import push
             from drkit.inventory.turso import Turso
 
-            turso = Turso(url, token, timeout=PUSH_TIMEOUT_S)
+            client = Turso(url, token, timeout=PUSH_TIMEOUT_S)
             try:
-                push(inventory, turso, at_most=_SHIPMENTS)
+                push(inventory, client, at_most=_SHIPMENTS)
+                pushed = True
             finally:
-                turso.close()
+                client.close()
+    return pushed
 
 
 def rebuild(inventory: Inventory, repository: Repository, *, warn: Callable[[Finding], None]) -> tuple[int, int]:
