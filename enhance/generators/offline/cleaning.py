@@ -14,25 +14,26 @@ from enhance.generators.offline.markdown import Block, Section
 from enhance.validators import text as rules
 
 _SPEAKS_TO_THE_MODEL = re.compile(
-    r"(?i)\b(?:ignore|disregard|forget|override|bypass)\b.{0,60}\b(?:instructions?|prompts?|guidelines|system message)\b"
+    r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,60}\b(?:instructions?|prompts?|guidelines|system message)\b"
     r"|\b(?:system|developer)\s+prompt\b|\bdo\s+not\s+(?:tell|inform|mention|reveal)\b.{0,40}\buser\b"
     r"|\b(?:without|never)\b.{0,30}\b(?:telling|informing|asking)\b.{0,20}\bthe\s+user\b"
     r"|\byou\s+are\s+now\b|\bnew\s+instructions?\s*:|<\s*/?\s*(?:system|instructions?|assistant)\b|\bjailbreak"
     r"|\b(?:exfiltrat\w+|send|post|upload)\b.{0,60}\b(?:secrets?|credentials|tokens?|env(?:ironment)?\s+variables)\b"
-    r".{0,40}\bto\b"
+    r".{0,40}\bto\b",
+    re.IGNORECASE,
 )
+_WORDS_TO_THE_MODEL = ("instruction", "prompt", "guidelines", "system", "user", "now", "assistant", "jailbreak", " to ")
 _SECRET = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}|\bsk[-_][A-Za-z0-9_-]{16,}"
     r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[0-9A-Za-z_-]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY|\bglpat-[A-Za-z0-9_-]{16,}"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.|://[^/\s:@]+:[^/\s:@$<{\[]{3,}@"
     r"|\b(?:r|s)k_(?:live|test)_[A-Za-z0-9]{10,}|hooks\.slack\.com/services/T"
-    r"|(?i:\b(?:api[_-]?key|secret|token|passw(?:or)?d)\b[\"']?\s*[:=]\s*[\"']?[A-Za-z0-9+/_-]{20,})"
+    r"|(?i:\b(?:api[_-]?key|secret|token|passw(?:or)?d)\b[\"']?\s*[:=]\s*[\"'](?=[^\"']*[0-9])(?=[^\"']*[A-Z])[A-Za-z0-9+/_=-]{20,}[\"'])"
 )
 _LEFTOVER = re.compile(r"(?i)\bTBD\b|coming soon|\{\{\s*placeholder|PLACEHOLDER")
 _WIPES = re.compile(r"\brm\s+-[rRf]+\s+(?:/|~|\$HOME)(?:\s|\*|$)")
 _MARKETPLACE = re.compile(r"(?i)/plugin\s+(?:install|marketplace|uninstall|update|enable|disable)\b|claude\s+plugin\s")
 _HAZARDS = (
-    ("speaks to the model", _SPEAKS_TO_THE_MODEL),
     ("a secret", _SECRET),
     ("wipes a disk", _WIPES),
     ("a placeholder", _LEFTOVER),
@@ -51,19 +52,32 @@ _PICTURES = "\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 _LEADING_PICTURE = re.compile(rf"^[{_PICTURES}\s:|-]*[{_PICTURES}][{_PICTURES}\s]*")
 
 
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_HARMLESS = frozenset(["a placeholder", "a path of one machine"])
+"""Reasons for which a long program is not left out as a whole: its beginning, before the line, may be used."""
+_LONG_CODE = 20
+
+
 def visible(text: str) -> str:
     """Drop what cannot be seen: controls, joiners, direction marks, tag characters, variation selectors."""
-    if text.isascii():
-        return "".join(char for char in text if char.isprintable() or char in "\n\t")
-    return "".join(char for char in text if char in "\n\t" or (_shown(char) and char.isprintable()) or char == "\u3000")
+    if not text.isascii():
+        text = _UNSEEN.sub("", text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else _space(char) for char in text)
 
 
-def _shown(char: str) -> bool:
-    return unicodedata.category(char) not in {"Cf", "Cc", "Cs", "Co", "Cn"} and not "\ufe00" <= char <= "\ufe0f"
+def _space(char: str) -> str:
+    return " " if unicodedata.category(char) == "Zs" else ""
 
 
 def hazard(text: str) -> str:
     """Say why a piece of text must not go into a skill; empty if it may."""
+    lower = text.lower()
+    if any(word in lower for word in _WORDS_TO_THE_MODEL) and _SPEAKS_TO_THE_MODEL.search(text):
+        return "speaks to the model"
     for why, pattern in _HAZARDS:
         if pattern.search(text):
             return why
@@ -135,9 +149,16 @@ def _code(found: Block) -> Block | None:
     while lines and not lines[-1]:
         lines.pop()
     text = "\n".join(lines)
-    if not text or hazard(text) or "<!--" in text:
+    info = re.sub(r"[^\w+#.-]", "", found.info)[:20]
+    if not text or "<!--" in text:
         return None
-    return Block("code", tuple(lines), re.sub(r"[^\w+#.-]", "", found.info)[:20])
+    if not (why := hazard(text)):
+        return Block("code", tuple(lines), info)
+    if why in _HARMLESS and len(lines) > _LONG_CODE:
+        good = next((number for number, line in enumerate(lines) if hazard(line)), 0)
+        if good > _LONG_CODE and not hazard("\n".join(lines[:good])):
+            return Block("code", tuple(lines[:good]), info, cut=True)
+    return None
 
 
 def _item(text: str) -> str:
@@ -167,9 +188,5 @@ def section(found: Section) -> Section:
         found.level,
         heading(found.title),
         tuple(clean for part in found.blocks if (clean := block(part))),
-        tuple(
-            child
-            for part in found.children
-            if (child := section(part)) and child.title and (child.blocks or child.children)
-        ),
+        tuple(child for part in found.children if (child := section(part)).title and (child.blocks or child.children)),
     )

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from enhance.frontmatter import dump_frontmatter
 from enhance.generators.offline import rendering, units, wording
-from enhance.generators.offline.describing import LONGEST, describe
+from enhance.generators.offline.describing import describe
 from enhance.generators.offline.rendering import Rendered
 from enhance.generators.offline.sources import Page, Sources
 from enhance.generators.offline.topics import RANK, Unit
@@ -20,6 +20,7 @@ MOST_LINES = 460
 _CAPS = (12_000, 8_000, 6_000, 4_500, 3_600, 2_900, 2_300, 1_800, 1_400, 1_000)
 _LEAST_BODY = 100
 _MOST_TITLES = 6
+_MOST_SOURCES = 40
 _ENOUGH = 0.7
 _RICH = 9_000
 _FOR_THE_REST = 500
@@ -55,8 +56,9 @@ def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str]
         return "its texts do not say what it does"
     opening, heading = _opening(part, sources), _heading(part, sources)
     openers = _openers(part.components)
-    room = int(ROOMS[profile] * share) - 700 - _FOR_THE_REST
-    room -= sum(map(rendering.size, [opening, description, *openers.values()]))
+    likely = [page.path for page in part.components] + [sources.readme.path if sources.readme else ""]
+    room = int(ROOMS[profile] * share) - _FOR_THE_REST - rendering.size(heading)
+    room -= sum(map(rendering.size, [_head(part, description, stamp, sources, likely), opening, *openers.values()]))
     found = _units(part, sources)
     sections = _arranged(found, room, grouped=bool(openers), eager=False)
     if sum(text.size for _, text in sections) < room * _ENOUGH:
@@ -66,22 +68,25 @@ def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str]
         pieces += [openers.pop(unit.owner, ""), text.text]
     body = _within_lines("\n\n".join(piece for piece in pieces if piece))
     further = _further(sections)
-    if rendering.size(body) + rendering.size(further) + rendering.size(description) < ROOMS[profile] - 700:
-        body = f"{body.rstrip()}\n\n{further}"
     if len(body.strip()) < _LEAST_BODY + len(heading) or not (sections or len(opening) >= _LEAST_BODY):
         return "there is too little in its texts for a skill"
     used = list(dict.fromkeys([*(unit.path for unit, _ in sections), *(page.path for page in part.components)]))
     if part.whole and sources.readme and sources.readme.path not in used:
         used.append(sources.readme.path)
-    hashed = [path for path in used if path in sources.hashes]
-    head = {
-        "name": part.name,
-        "description": description[:LONGEST],
-        "metadata": {**stamp, "sources": "; ".join(f"{path} sha256:{sources.hashes[path][:16]}" for path in hashed[:24])},
-    }
-    text = dump_frontmatter(head).decode() + "\n" + body.rstrip() + "\n"
+    head = _head(part, description, stamp, sources, used)
+    if rendering.size(head) + rendering.size(body) + rendering.size(further) < ROOMS[profile]:
+        body = f"{body.rstrip()}\n\n{further}"
     titles = tuple(unit.section.title for unit, _ in sections)
-    return Draft(part.name, description[:LONGEST], text, titles, tuple(hashed))
+    return Draft(part.name, description, f"{head}\n{body.rstrip()}\n", titles, tuple(used))
+
+
+def _head(part: Part, description: str, stamp: Mapping[str, str], sources: Sources, used: Sequence[str]) -> str:
+    """The frontmatter: what it is, and what it was made from."""
+    told = "; ".join(
+        f"{path} sha256:{sources.hashes[path][:16]}" for path in used[:_MOST_SOURCES] if path in sources.hashes
+    )
+    head = {"name": part.name, "description": description, "metadata": {**stamp, "sources": told}}
+    return dump_frontmatter(head).decode()
 
 
 # The opening
@@ -95,7 +100,7 @@ def _heading(part: Part, sources: Sources) -> str:
         candidates.append(part.components[0].body.title)
     for text in candidates:
         clean = re.sub(r"(?i)\s+(?:claude code )?plugin$", "", wording.plain(text)).strip()
-        if clean and len(clean) <= 70 and not re.search(r"(?i)executor$|template$", clean):  # noqa: PLR2004
+        if clean and len(clean) <= 70 and not re.search(r"(?i)executor$|template$", clean):
             return wording.title(clean) if clean == clean.lower() else clean
     return wording.title(part.name)
 
@@ -115,7 +120,7 @@ def _opening(part: Part, sources: Sources) -> str:
     for text in candidates:
         clean = re.sub(r"^\*\*(.+)\*\*$", r"\1", text.strip())
         words = set(re.findall(r"\w+", clean.lower()))
-        if len(words) < 4 or len(words & known) > _SAME * len(words):  # noqa: PLR2004
+        if len(words) < 4 or len(words & known) > _SAME * len(words):
             continue
         if len(said) >= _LEAD_SENTENCES or sum(map(len, said)) + len(clean) > _LEAD_ROOM:
             break
@@ -150,29 +155,40 @@ def _overview(components: Sequence[Page]) -> str:
         rows.append((name, page.kind, _shortened(wording.plain(said))))
     if len(rows) >= _TABLE_FROM:
         kinds = len({kind for _, kind, _ in rows}) > 1
-        head = "| Name | Kind | What it does |\n|---|---|---|" if kinds else f"| {rows[0][1].title()} | What it does |\n|---|---|"
+        head = (
+            "| Name | Kind | What it does |\n|---|---|---|"
+            if kinds
+            else f"| {rows[0][1].title()} | What it does |\n|---|---|"
+        )
         return "\n".join(
-            [head, *(f"| {name} | {kind + ' | ' if kinds else ''}{said.replace('|', '/')} |" for name, kind, said in rows)]
+            [
+                head,
+                *(f"| {name} | {kind + ' | ' if kinds else ''}{said.replace('|', '/')} |" for name, kind, said in rows),
+            ]
         )
     return "\n".join(f"- {name} ({kind}): {said}" for name, kind, said in rows)
 
 
 def _openers(components: Sequence[Page]) -> dict[str, str]:
-    """What stands before the sections of each component, where there are several: a heading, and its own first words."""
-    if len(components) < 2:  # noqa: PLR2004
+    """What stands before the sections of each component, where there are several: a heading and first words."""
+    if len(components) < 2:
         return {}
     found = {}
     for page in components:
         name = f"`/{page.name}`" if page.kind == "command" else f"agent `{page.name}`"
         title = wording.plain(page.body.title)
-        head = f"## {title} ({name})" if title and len(title) <= 80 else f"## {name[:1].upper()}{name[1:]}"  # noqa: PLR2004
-        said = [text for text in units.introduction(page)[:2] if wording.plain(text)[:60] not in wording.plain(page.description)]
+        head = f"## {title} ({name})" if title and len(title) <= 80 else f"## {name[:1].upper()}{name[1:]}"
+        said = [
+            text
+            for text in units.introduction(page)[:2]
+            if wording.plain(text)[:60] not in wording.plain(page.description)
+        ]
         found[page.path] = "\n\n".join([head, " ".join(said)]).strip()
     return found
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= 220 else text[:220].rsplit(" ", 1)[0] + " …"  # noqa: PLR2004
+    return text if len(text) <= 220 else text[:220].rsplit(" ", 1)[0] + " …"
 
 
 # The sections
@@ -199,7 +215,7 @@ def _units(part: Part, sources: Sources) -> list[Unit]:
 
 
 def _shares(components: Sequence[Page]) -> dict[str, float]:
-    """What each component's sections are worth: those of the larger a little more, so that none is left out for another."""
+    """What each component's sections are worth: those of the larger a little more."""
     largest = max((page.size for page in components), default=1) or 1
     return {page.path: 0.85 + 0.15 * page.size / largest for page in components}
 
@@ -213,7 +229,7 @@ def _only_calls(unit: Unit, names: set[str], sources: Sources, part: Part) -> bo
     words = re.sub(r"[`#|*:_-]", " ", units.text_of(unit.section)).split()
     rest = [word for word in words if word not in names and not word.startswith("/")]
     listed = all(block.kind in {"table", "list"} for block in unit.section.blocks) and not unit.section.children
-    return len(rest) < 12 or (listed and unit.section.title.lower().startswith("command"))  # noqa: PLR2004
+    return len(rest) < 12 or (listed and unit.section.title.lower().startswith("command"))
 
 
 def _arranged(found: Sequence[Unit], room: int, *, grouped: bool, eager: bool) -> list[tuple[Unit, Rendered]]:
@@ -222,7 +238,11 @@ def _arranged(found: Sequence[Unit], room: int, *, grouped: bool, eager: bool) -
     whole = [rendering.unit(unit, level, _CAPS[0], eager=eager) for unit, level in zip(found, levels, strict=True)]
 
     def within(number: int, cap: int) -> Rendered:
-        return whole[number] if whole[number].size <= cap else rendering.unit(found[number], levels[number], cap, eager=eager)
+        return (
+            whole[number]
+            if whole[number].size <= cap
+            else rendering.unit(found[number], levels[number], cap, eager=eager)
+        )
 
     texts = whole
     for cap in _CAPS[1:]:
@@ -271,7 +291,7 @@ def _in_order(found: Sequence[Unit], kept: Mapping[int, Rendered]) -> list[int]:
             return (rank, 0 if unit.owner else 1, 0, number)
         if unit.owner:
             return (3, owners.index(unit.owner), rank, number)
-        return (rank if rank < 3 else rank + 1, 0, 0, number)  # noqa: PLR2004
+        return (rank if rank < 3 else rank + 1, 0, 0, number)
 
     return sorted(kept, key=place)
 

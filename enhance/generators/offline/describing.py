@@ -20,14 +20,54 @@ _NOT = re.compile(r"(?i)\b(?:not|don'?t|avoid|never|instead|unless|skip)\b")
 _NOT_WHEN = re.compile(r"(?i)\b(?:not|don'?t|avoid|vs|versus|mentions)\b")
 _WISHES = frozenset(["need", "want", "prefer", "require", "have", "plan"])
 _FIGURES = re.compile(r"[%$+=]|\d\s*(?:hours?|days?|min)|:\s")
-_DEEDS = frozenset(["asks", "mentions", "needs", "requests", "wants", "says", "shares", "reports", "provides", "uploads", "starts", "plans", "prefers", "requires", "has"])
-_LINKS = frozenset(["is", "are", "was", "has", "have", "needs", "need", "must", "exceed", "exist", "fail", "require", "dominates", "causes"])
+_DEEDS = frozenset(
+    [
+        "asks",
+        "mentions",
+        "needs",
+        "requests",
+        "wants",
+        "says",
+        "shares",
+        "reports",
+        "provides",
+        "uploads",
+        "starts",
+        "plans",
+        "prefers",
+        "requires",
+        "has",
+    ]
+)
+_LINKS = frozenset(
+    [
+        "is",
+        "are",
+        "was",
+        "has",
+        "have",
+        "needs",
+        "need",
+        "must",
+        "exceed",
+        "exist",
+        "fail",
+        "require",
+        "dominates",
+        "causes",
+    ]
+)
 _SAME = 0.6
 _NEAR = 0.42
 _MOST_CALLS = 5
 _SMALL = frozenset(["a", "an", "the", "of", "and", "or", "to", "for", "in", "on", "with", "across", "from", "s"])
-_LABEL = re.compile(r"^\s*(?:\*\*|__)?\s*([^*:]{3,60}?)\s*:?\s*(?:\*\*|__)?\s*(?:[:–—]|\s-\s)\s*(?:\*\*)?\s*(.+)$", re.DOTALL)
-_GENERIC = re.compile(r"(?i)^(?:execute|run) .{0,20}(?:task|command)s? with intelligent|^(?:a|an|this|the) plugin\W*$|plugin for claude|^mcp server plugin")
+_LABEL = re.compile(
+    r"^\s*(?:\*\*|__)?\s*([^*:]{3,60}?)\s*:?\s*(?:\*\*|__)?\s*(?:[:–—]|\s-\s)\s*(?:\*\*)?\s*(.+)$", re.DOTALL
+)
+_GENERIC = re.compile(
+    r"(?i)^(?:execute|run) .{0,20}(?:task|command)s? with intelligent|^(?:a|an|this|the) plugin\W*$|plugin for claude"
+    r"|^mcp server plugin"
+)
 
 
 def describe(sources: Sources, components: Sequence[Page], *, whole: bool) -> str:
@@ -61,7 +101,7 @@ def _what(sources: Sources, components: Sequence[Page], *, whole: bool) -> str:
                 break
             sentence = _cut(sentence, LONGEST // 2)
         found.append(sentence)
-        if len(found) == 2 or len(found[0]) > _ROOM // 3:  # noqa: PLR2004
+        if len(found) == 2 or len(found[0]) > _ROOM // 3:
             break
     return " ".join(found)
 
@@ -130,9 +170,9 @@ def _kind(text: str) -> str:
         return "clause"
     if words[0] in _DEEDS:
         return "deed"
-    if words[0].endswith("ing") and len(words) > 1 and len(words[0]) > 4:  # noqa: PLR2004
+    if words[0].endswith("ing") and len(words) > 1 and len(words[0]) > 4:
         return "doing"
-    if len(words) > 3 and any(word in _LINKS or wording.is_statement(word) for word in words[1:6]):  # noqa: PLR2004
+    if len(words) > 3 and any(word in _LINKS or wording.is_statement(word) for word in words[1:6]):
         return "clause"
     return "thing"
 
@@ -143,7 +183,7 @@ def _from_descriptions(sources: Sources, components: Sequence[Page], what: str, 
     for text in [page.description for page in components] + ([sources.description] if whole else []):
         clean = _neutral(wording.plain(text)).strip(" .:!")
         if wording.is_order(clean) and usable(clean) and not _GENERIC.search(clean):
-            known = [*asked, *([what] if len(components) < 2 else [])]  # noqa: PLR2004
+            known = [*asked, *([what] if len(components) < 2 else [])]
             if not any(_overlap(clean, other) > _SAME for other in known):
                 asked.append(wording.lowered(clean))
     return "Use when the user asks to " + wording.joined(_fit(asked)[:3], "or to") if asked else ""
@@ -154,9 +194,13 @@ def _from_abilities(pages: Sequence[Page]) -> str:
     found: list[str] = []
     for page in pages:
         for section in page.body.children:
-            if topic_of(section.title) in {"can", "examples"} and re.search(r"(?i)feature|capabilit|what it|analy|cover", section.title):
-                found += [item for text in _list_items(section) if (item := _phrase(text)) and len(item.split()) < 8]  # noqa: PLR2004
-    things = [wording.lowered(item) for item in dict.fromkeys(found) if _kind(item) == "thing" and not item.endswith(")")]
+            if topic_of(section.title) in {"can", "examples"} and re.search(
+                r"(?i)feature|capabilit|what it|analy|cover", section.title
+            ):
+                found += [item for text in _list_items(section) if (item := _phrase(text)) and len(item.split()) < 8]
+    things = [
+        wording.lowered(item) for item in dict.fromkeys(found) if _kind(item) == "thing" and not item.endswith(")")
+    ]
     orders = [wording.lowered(item) for item in dict.fromkeys(found) if _kind(item) == "order"]
     if len(orders) > len(things):
         return "Use when the task is to " + wording.joined(_fit(orders), "or")
@@ -165,12 +209,16 @@ def _from_abilities(pages: Sequence[Page]) -> str:
 
 def _from_keywords(sources: Sources, components: Sequence[Page], what: str, *, whole: bool) -> str:
     """What the work is about, when nothing else is said of it."""
-    words = [word.replace("-", " ") for word in sources.keywords if len(word) > 2 and usable_word(word)][:6]  # noqa: PLR2004
+    words = [word.replace("-", " ") for word in sources.keywords if len(word) > 2 and usable_word(word)][:6]
     if whole and words:
         return f"Use when the work is about {wording.joined(words, 'or')}"
     if components:
         return _from_descriptions(sources, components, "", whole=whole)
-    return f"Use when the task calls for it: {wording.lowered(what.split('. ')[0].rstrip('.'))}" if what else ""
+    return (
+        f"Use when the task calls for it: {wording.lowered(what.split('. ', maxsplit=1)[0].rstrip('.'))}"
+        if what
+        else ""
+    )
 
 
 def usable_word(word: str) -> bool:
@@ -219,7 +267,14 @@ def _phrase(text: str) -> str:
         clean = f"{'has' if first.lower() == 'have' else first.lower() + 's'} {rest}"
     clean = re.sub(r"(?i)^(?:you|users?) (?:need|want|have) to ", "", clean)
     clean = re.sub(r"(?i)^(?:when |if )?(?:the )?users? ", "the user ", clean)
-    if not clean or _NOT.search(clean) or wording.speaks(clean) or len(clean) > _ITEM or clean.startswith(("/", "for ", "For ")) or _FIGURES.search(clean):
+    if (
+        not clean
+        or _NOT.search(clean)
+        or wording.speaks(clean)
+        or len(clean) > _ITEM
+        or clean.startswith(("/", "for ", "For "))
+        or _FIGURES.search(clean)
+    ):
         return ""
     return clean
 

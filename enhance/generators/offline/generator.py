@@ -41,7 +41,11 @@ class Offline:
         return _request("generate", material, {"skills": [skill.name for skill in plan.skills]})
 
     def repair_request(
-        self, material: Material, plan: Plan, proposal: Proposal, findings: Sequence[Finding]
+        self,
+        material: Material,
+        plan: Plan,
+        proposal: Proposal,  # noqa: ARG002
+        findings: Sequence[Finding],
     ) -> Request:
         """Ask for the same skills without the blocks that the findings name."""
         wrong = sorted({(one.path, one.line) for one in findings if one.level == "error"})

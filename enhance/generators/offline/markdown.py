@@ -27,12 +27,13 @@ _FENCE = re.compile(r"^ {0,3}(`{3,})[ \t]*([^`\s]*)[^`]*$")
 class Block(Struct, frozen=True):
     """A top-level block. `parts` are a list's items, a table's or paragraph's lines, or the lines of code.
 
-    `info` is the language of code, and "1" for a list with numbers.
+    `info` is the language of code, and "1" for a list with numbers. `cut` says that more of the code was there.
     """
 
     kind: Kind
     parts: tuple[str, ...]
     info: str = ""
+    cut: bool = False
 
 
 class Section(Struct, frozen=True):
@@ -55,7 +56,7 @@ def parse(text: str) -> Section:
 def spans(lines: Sequence[str]) -> list[tuple[int, int, str]]:
     """Return where each top-level block of a Markdown text begins and ends, as line numbers from 0, and its kind."""
     tokens = _parser().parse("\n".join(lines))
-    return [(*token.map, token.type) for token in tokens if token.level == 0 and token.map is not None]
+    return [(token.map[0], token.map[1], token.type) for token in tokens if token.level == 0 and token.map is not None]
 
 
 @functools.cache

@@ -21,7 +21,9 @@ def settled(draft: Draft, material: Material) -> Draft | str:
     text = draft.text
     for _ in range(_ROUNDS):
         findings = check_plugin({path: text.encode()}, material.plugin, material.profile, proposed=[path])
-        wrong = [one for one in findings if one.path.endswith("SKILL.md") and (one.level == "error" or one.rule == "SK018")]
+        wrong = [
+            one for one in findings if one.path.endswith("SKILL.md") and (one.level == "error" or one.rule == "SK018")
+        ]
         if not wrong:
             return structs.replace(draft, text=text)
         less = without(text, {one.line for one in wrong})
@@ -44,7 +46,10 @@ def without(text: str, lines: Collection[int]) -> str:
     for line in lines:
         at = line - 1 - first
         if at < 0:
-            start = max((start for start, _, kind in spans if kind == "heading_open" and body[start].startswith("## ")), default=0)
+            start = max(
+                (start for start, _, kind in spans if kind == "heading_open" and body[start].startswith("## ")),
+                default=0,
+            )
             gone |= set(range(start, len(body))) if start else set()
         for start, end, kind in spans:
             if start <= at < end and kind != "heading_open":
@@ -67,7 +72,11 @@ def _section_of(start: int, spans: list[tuple[int, int, str]], body: list[str]) 
 def _no_empty_headings(body: list[str]) -> list[str]:
     """Drop headings with nothing below them, innermost first, and blank lines in a row."""
     for _ in range(6):
-        heads = [(start, len(body[start]) - len(body[start].lstrip("#"))) for start, _, kind in markdown.spans(body) if kind == "heading_open"]
+        heads = [
+            (start, len(body[start]) - len(body[start].lstrip("#")))
+            for start, _, kind in markdown.spans(body)
+            if kind == "heading_open"
+        ]
         empty = {
             start
             for number, (start, level) in enumerate(heads)
@@ -78,4 +87,4 @@ def _no_empty_headings(body: list[str]) -> list[str]:
         if not empty:
             break
         body = [line for number, line in enumerate(body) if number not in empty]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(body)).rstrip("\n").split("\n") + [""]
+    return [*re.sub(r"\n{3,}", "\n\n", "\n".join(body)).rstrip("\n").split("\n"), ""]

@@ -45,7 +45,9 @@ def _collection(material: Material, sources: Sources) -> list[Part]:
     groups: dict[str, list[Page]] = {}
     for page in sources.components:
         groups.setdefault(page.group, []).append(page)
-    if not 2 <= len(groups) <= _MOST or any(sum(page.size for page in found) < _GROUP_FROM for found in groups.values()):  # noqa: PLR2004
+    if not 2 <= len(groups) <= _MOST or any(
+        sum(page.size for page in found) < _GROUP_FROM for found in groups.values()
+    ):
         return []
     stem = re.sub(r"-(?:starter-)?(?:pack|kit|collection|suite|bundle)$", "", wording.kebab(material.plugin.name))
     found = []
@@ -59,7 +61,7 @@ def _collection(material: Material, sources: Sources) -> list[Part]:
 def _capabilities(sources: Sources) -> list[Part]:
     """A skill for each command or agent, if each is named after what it does and has much to say."""
     pages: Sequence[Page] = sources.components
-    if not 2 <= len(pages) <= _MOST or any(page.size < _COMMAND_FROM or "-" not in page.name for page in pages):  # noqa: PLR2004
+    if not 2 <= len(pages) <= _MOST or any(page.size < _COMMAND_FROM or "-" not in page.name for page in pages):
         return []
     return [Part(wording.skill_name(page.name, [page.body.title]), (page,), whole=False) for page in pages]
 

@@ -101,7 +101,9 @@ def _section(place: _Place, section: Section, level: int, room: int) -> list[str
     for number, child in enumerate(section.children):
         rest = room - used - size(child.title) - level - 4
         # The first of many may take more than its share, but never all: each step is worth more than one in full.
-        part_of = rest if number + 1 == len(section.children) else int(rest * 2.2 / (len(section.children) - number + 1))
+        part_of = (
+            rest if number + 1 == len(section.children) else int(rest * 2.2 / (len(section.children) - number + 1))
+        )
         below: list[str] = []
         inner = structs.replace(place, left=below)
         body = _section(inner, child, level + 1, min(rest, part_of)) if rest > _LEAST_CHILD else []
@@ -118,7 +120,8 @@ def _section(place: _Place, section: Section, level: int, room: int) -> list[str
 def _no_dangling(pieces: list[str], *, followed: bool) -> list[str]:
     """Drop lines that lead over to what did not fit."""
     kept: list[str] = []
-    for number, piece in enumerate(pieces):
+    for number, whole in enumerate(pieces):
+        piece = whole
         last = piece.rsplit("\n", 1)[-1]
         leads = _LEADS.search(last) is not None and not piece.startswith(("- ", "|", "```", "1. "))
         after = pieces[number + 1] if number + 1 < len(pieces) else ""
@@ -133,7 +136,7 @@ def _fitted(place: _Place, section: Section, room: int) -> Iterator[tuple[Block,
     most = max(_LEAST_CODE, int(room * _CODE_SHARE))
     for found in section.blocks:
         text = block(found)
-        if found.kind == "code" and size(text) > most:
+        if found.kind == "code" and (size(text) > most or found.cut):
             place.left.append("")
             part = _beginning(found, most, place)
             if part is not None:
@@ -163,11 +166,19 @@ def _beginning(found: Block, room: int, place: _Place) -> Block | None:
         if used > room:
             break
         after = found.parts[number + 1] if number + 1 < len(found.parts) else ""
-        if not line.strip() and after and not after[0].isspace() and after[0] not in ")]}" and _whole(found.parts[:number]):
+        if not line.strip() and _begins_anew(after, mark) and _whole(found.parts[:number]):
             best = number
     if best < max(_FEWEST_LINES, place.least * len(found.parts)):
         return None
-    return Block("code", (*found.parts[:best], "", f"{mark} … continued in {place.path}"), found.info)
+    indent = found.parts[best + 1][: len(found.parts[best + 1]) - len(found.parts[best + 1].lstrip())]
+    return Block("code", (*found.parts[:best], "", f"{indent}{mark} … continued in {place.path}"), found.info)
+
+
+def _begins_anew(line: str, mark: str) -> bool:
+    """Whether something new begins with a line: at the margin, or a method."""
+    if not line or line[0] in ")]}":
+        return False
+    return not line[0].isspace() or (mark == "#" and line.lstrip().startswith(("def ", "async def ", "@", "class ")))
 
 
 def _whole(parts: tuple[str, ...]) -> bool:

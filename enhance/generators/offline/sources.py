@@ -23,7 +23,9 @@ _NO_PAGE = re.compile(
 _SCRIPT = re.compile(r"(?:^|/)(?:scripts|bin|hooks|servers?)/[^/]+$|^[^/]+$")
 _SCRIPT_END = (".sh", ".py", ".js", ".mjs", ".ts", ".rb", ".pl", ".ps1")
 _TAGLINE_END = re.compile(r"(?<=[.!?])\s")
-_ANNOUNCED = re.compile(r"(?i)\b(?:under development|coming soon|planned features?|not (?:yet )?(?:released|implemented))\b")
+_ANNOUNCED = re.compile(
+    r"(?i)\b(?:under development|coming soon|planned features?|not (?:yet )?(?:released|implemented))\b"
+)
 
 
 class Page(Struct, frozen=True):
@@ -127,7 +129,9 @@ def _page(path: str, text: str) -> Page | None:
     if found is not None:
         kind: Literal["command", "agent"] = "command" if found[2] == "commands" else "agent"
         own = line(head.mapping.get("name")) if kind == "agent" else ""
-        return Page(kind, path, own or cleaning.heading(found[3]), description, body, size, head.mapping, found[1] or "")
+        return Page(
+            kind, path, own or cleaning.heading(found[3]), description, body, size, head.mapping, found[1] or ""
+        )
     if name.lower() == "readme.md":
         return Page("readme", path, body.title, description, body, size, head.mapping)
     return Page("page", path, body.title or name[:-3], description, body, size, head.mapping)
@@ -162,8 +166,8 @@ def _servers(texts: Mapping[str, str], manifest: Mapping[str, Any]) -> Iterator[
     found.append((".claude-plugin/plugin.json", manifest))
     for path, content in found:
         whole = _mapping(content)
-        for name, server in _mapping(whole.get("mcpServers") or (whole if path.endswith(".mcp.json") else {})).items():
-            server = _mapping(server)
+        for name, value in _mapping(whole.get("mcpServers") or (whole if path.endswith(".mcp.json") else {})).items():
+            server = _mapping(value)
             call = " ".join([line(server.get("command")), *map(line, _list(server.get("args")))]).strip()
             call = call or line(server.get("url"))
             wanted = [key for key in _mapping(server.get("env")) if re.fullmatch(r"[A-Z][A-Z0-9_]{1,60}", str(key))]

@@ -12,42 +12,94 @@ from enhance.generators.offline.markdown import Section
 Topic = Literal["when", "usage", "can", "needs", "steps", "own", "output", "examples", "trouble", "care"]
 
 RANK: dict[Topic, int] = {
-    "when": 0, "usage": 1, "can": 2, "needs": 2, "steps": 2, "own": 2, "output": 2, "examples": 4, "trouble": 5, "care": 6
-}  # fmt: skip
+    "when": 0,
+    "usage": 1,
+    "can": 2,
+    "needs": 2,
+    "steps": 2,
+    "own": 2,
+    "output": 2,
+    "examples": 4,
+    "trouble": 5,
+    "care": 6,
+}
 """In which order a reader wants them. Those of one rank stay in the order in which their author put them."""
 WORTH: dict[Topic, float] = {
-    "when": 10, "steps": 9, "usage": 8, "own": 7, "needs": 6.5, "output": 6, "examples": 6, "can": 5.5, "trouble": 5, "care": 4.5
-}  # fmt: skip
+    "when": 10,
+    "steps": 9,
+    "usage": 8,
+    "own": 7,
+    "needs": 6.5,
+    "output": 6,
+    "examples": 6,
+    "can": 5.5,
+    "trouble": 5,
+    "care": 4.5,
+}
+"""What is kept first where there is not room for all."""
 
 _DROPPED = re.compile(
-    r"licen[cs]e|^install|^uninstall|^updating|^contribut|^support\b|^support (?:&|and)|changelog|version history|^versions?$|^credits?$"
-    r"|^acknowledg|^authors?\b|roadmap|future (?:enhancement|work|plan|feature)|coming soon|^planned|table of contents|^contents$"
-    r"|get notified|expected release|^sponsor|pro tier|^related\b|further reading|^see also|^learn more|^resources?$|^references?$"
-    r"|^documentation$|^community|^feedback$|^about\b|^status$|release notes|what's new|test results?$|^thank|^conclusion|^summary$"
-    r"|^next steps|^start (?:the|operations|response|audit|wizard|process)|^files?$|(?:file|directory|plugin|project|repository) structure"
-    r"|^publish(?:ing)?(?: (?:to|the|your) .*)?$|^screenshots?$|^demo$|learning objectives|get started now|communication style|your style|^tone|personality|^tags?$"
-    r"|^categor|badges?|^links?$|^(?:add )?(?:the )?marketplace|^pricing|plans? (?:&|and)? ?pricing|get help|getting help|^contact|^faq$|alternatives$"
-    r"|^why (?:this|use|choose)|^success stor|testimonial|^quick links|^metadata$|^activation priority"
-    r"|^integration with other (?:agents|plugins)|collaboration with|^design decisions?$|^alternatives considered"
+    r"licen[cs]e|^install|^uninstall|^updating|^contribut|^support\b|^support (?:&|and)|changelog"
+    r"|version history|^versions?$|^credits?$|^acknowledg|^authors?\b|roadmap"
+    r"|future (?:enhancement|work|plan|feature)|coming soon|^planned|table of contents|^contents$"
+    r"|get notified|expected release|^sponsor|pro tier|^related\b|further reading|^see also"
+    r"|^learn more|^resources?$|^references?$|^documentation$|^community|^feedback$|^about\b|^status$"
+    r"|release notes|what's new|test results?$|^thank|^conclusion|^summary$|^next steps"
+    r"|^start (?:the|operations|response|audit|wizard|process)|^files?$"
+    r"|(?:file|directory|plugin|project|repository) structure"
+    r"|^publish(?:ing)?(?: (?:to|the|your) .*)?$|^screenshots?$|^demo$|learning objectives"
+    r"|get started now|communication style|your style|^tone|personality|^tags?$|^categor|badges?"
+    r"|^links?$|^(?:add )?(?:the )?marketplace|^pricing|plans? (?:&|and)? ?pricing|get help"
+    r"|getting help|^contact|^faq$|alternatives$|^why (?:this|use|choose)|^success stor|testimonial"
+    r"|^quick links|^metadata$|^activation priority|^integration with other (?:agents|plugins)"
+    r"|collaboration with|^design decisions?$|^alternatives considered"
 )
-_KINDS: tuple[tuple[Topic, str], ...] = (
-    ("when", r"^when (?:to|not|users?|you(?! need)|this)\b|don'?t use|do not use|use cases?|activation|^triggers?(?: (?:phrases|words|keywords))?$|ideal for|^use this"),
-    ("trouble", r"troubleshoot|error|common (?:issues|problems|mistakes|pitfalls)|debug|faq|failure|recovery|rollback|fallback"),
-    ("examples", r"examples?\b|samples?\b|scenarios?|quer(?:y|ies) examples|interaction|real-world|walkthrough|demo"),
-    ("output", r"output|report\b|deliverable|response format|generated|templates?\b|results?\b|artifacts?"),
-    ("needs", r"prerequisit|require|parameter|argument|option|input|configur|environment|setup|set up|dependenc|settings|need (?:more|additional)"),
-    ("care", r"best practice|security|notes?\b|warning|limit|disclaimer|ethic|complian|considerations|safety|mistakes|remember"
-     r"|principles|\btips\b|guidelines|rules|risk|quality|constraints|cautions?|performance$|success criteria|anti-?patterns"),
-    ("steps", r"process|workflow|steps?\b|how it works|implementation|your task|when invoked|when activated|approach|methodolog"
-     r"|protocol|procedure|mission|phases?\b|instructions|what (?:this command|you|it) do(?:es)?|execution|framework|checklist|method"),
-    ("usage", r"^usage|quick ?start|getting started|^commands?\b|invocation|^syntax|command reference|shortcuts?"),
-    ("can", r"feature|capabilit|expertise|what it|supported|analysis areas|responsibilit|purpose|overview|skills|scope|includes"
-     r"|data sources|platforms|tools"),
-)  # fmt: skip
-_KIND = tuple((topic, re.compile(pattern)) for topic, pattern in _KINDS)
+_KINDS: dict[Topic, str] = {
+    "when": (
+        r"^when (?:to|not|users?|you(?! need)|this)\b|don'?t use|do not use|use cases?|activation"
+        r"|^triggers?(?: (?:phrases|words|keywords))?$|ideal for|^use this"
+    ),
+    "trouble": (
+        r"troubleshoot|error|common (?:issues|problems|mistakes|pitfalls)|debug|faq|failure|recovery"
+        r"|rollback|fallback"
+    ),
+    "examples": r"examples?\b|samples?\b|scenarios?|quer(?:y|ies) examples|interaction|real-world|walkthrough|demo",
+    "output": r"output|report\b|deliverable|response format|generated|templates?\b|results?\b|artifacts?",
+    "needs": (
+        r"prerequisit|require|parameter|argument|option|input|configur|environment|setup|set up|dependenc"
+        r"|settings|need (?:more|additional)"
+    ),
+    "care": (
+        r"best practice|security|notes?\b|warning|limit|disclaimer|ethic|complian|considerations|safety"
+        r"|mistakes|remember|principles|\btips\b|guidelines|rules|risk|quality|constraints|cautions?"
+        r"|performance$|success criteria|anti-?patterns"
+    ),
+    "steps": (
+        r"process|workflow|steps?\b|how it works|implementation|your task|when invoked|when activated"
+        r"|approach|methodolog|protocol|procedure|mission|phases?\b|instructions"
+        r"|what (?:this command|you|it) do(?:es)?|execution|framework|checklist|method"
+    ),
+    "usage": r"^usage|quick ?start|getting started|^commands?\b|invocation|^syntax|command reference|shortcuts?",
+    "can": (
+        r"feature|capabilit|expertise|what it|supported|analysis areas|responsibilit|purpose|overview"
+        r"|skills|scope|includes|data sources|platforms|tools"
+    ),
+}
+_KIND = tuple((topic, re.compile(pattern)) for topic, pattern in _KINDS.items())
 _STOCK = frozenset(
-    ["automated workflows", "best practices implementation", "performance optimization", "error handling", "standard ml libraries"]
-    + ["easy to use", "fast and reliable", "production ready", "well documented", "best practices", "comprehensive documentation"]
+    {
+        "automated workflows",
+        "best practices",
+        "best practices implementation",
+        "comprehensive documentation",
+        "easy to use",
+        "error handling",
+        "fast and reliable",
+        "performance optimization",
+        "production ready",
+        "standard ml libraries",
+        "well documented",
+    }
 )
 
 

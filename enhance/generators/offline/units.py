@@ -1,4 +1,4 @@
-"""A plugin's pages cut into units: the sections that a skill may be put together from, each freed of what is said twice."""
+"""A plugin's pages cut into units: the sections that a skill may be put together from, nothing of it twice."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from enhance.generators.offline.topics import WORTH, Topic, Unit, is_stock, topi
 _PERSONA = re.compile(r"^(?:hi|hello)?\W*(?:you are|you're|act as|as an? expert|your role is to act)\b", re.IGNORECASE)
 _THIS = re.compile(r"\b([Tt])his (command|agent|slash command)\b(?!')")
 _WAKES = re.compile(r"\bYou activate automatically when\b")
-_HYPE = re.compile(r"(?i)made with|built (?:by|with) |part of the|^status:|^version|all rights|powered by|star (?:us|this)|^by ")
+_HYPE = re.compile(
+    r"(?i)made with|built (?:by|with) |part of the|^status:|^version|all rights|powered by|star (?:us|this)|^by "
+)
 _REPEATED = 0.6
 """Of the runs of words in a section, how many may have been said already before it is left out."""
 _INTRO_BLOCKS = 6
 _SHORT = 16
-_SMALL = frozenset(["a", "an", "the", "of", "and", "or", "to", "for", "in", "on", "is", "are", "with", "your", "also", "one", "just"])
+_SMALL = frozenset(
+    ["a", "an", "the", "of", "and", "or", "to", "for", "in", "on", "is", "are", "with", "your", "also", "one", "just"]
+)
 
 
 def introduction(page: Page) -> list[str]:
@@ -37,7 +41,7 @@ def _informs(sentence: str) -> bool:
         not _PERSONA.match(bare)
         and not _HYPE.search(bare)
         and not bare.endswith(":")
-        and len(bare.split()) > 3  # noqa: PLR2004
+        and len(bare.split()) > 3
         and not re.match(r"(?i)when (?:this|the) (?:command|agent) is (?:invoked|activated)", bare)
     )
 
@@ -61,7 +65,12 @@ def of_page(page: Page, share: float = 1.0) -> Iterator[Unit]:
         steps = any(block.kind == "list" and block.info for block in rest)
         topic: Topic = "steps" if steps else "can"
         label = f"`/{page.name}`" if page.kind == "command" else page.name
-        yield _unit(Section(2, f"What {label} does" if page.kind == "command" else "At a glance", clean.blocks), topic, page, share)
+        yield _unit(
+            Section(2, f"What {label} does" if page.kind == "command" else "At a glance", clean.blocks),
+            topic,
+            page,
+            share,
+        )
     for child in page.body.children:
         yield from _of_section(child, page, share)
     wanted = lines(page.head.get("capabilities"))
@@ -78,7 +87,7 @@ def _of_section(section: Section, page: Page, share: float) -> Iterator[Unit]:
     if clean is None:
         return
     # A heading that only holds others together, as "Guide" or a second title, is not one section but many.
-    if section.level <= 1 and not clean.blocks and topic in {"own", "can"} and len(clean.children) > 2:  # noqa: PLR2004
+    if section.level <= 1 and not clean.blocks and topic in {"own", "can"} and len(clean.children) > 2:
         for child in section.children:
             yield from _of_section(child, page, share)
         return
@@ -96,15 +105,14 @@ def _is_intro(block: Block) -> bool:
 
 def _prune(section: Section, page: Page) -> Section | None:
     """Return a section without what no skill needs, at any depth; None if nothing is left."""
-    blocks = [clean for block in section.blocks if (clean := _said(block, page))]
-    children = [
-        clean for child in section.children if topic_of(child.title) is not None and (clean := _prune(child, page))
-    ]
+    said = [clean for block in section.blocks if (clean := _said(block, page))]
+    kept = [child for child in section.children if topic_of(child.title) is not None]
+    children = [part for child in kept if (part := _prune(child, page))]
     blocks = [
-        block for number, block in enumerate(blocks)
-        if not _announces(block) or (number + 1 < len(blocks) and not _announces(blocks[number + 1]))
-        or (number + 1 == len(blocks) and children)
-    ]  # fmt: skip
+        block
+        for block, after in zip(said, [*said[1:], None], strict=False)
+        if not _announces(block) or (children if after is None else not _announces(after))
+    ]
     if not blocks and not children:
         return None
     return Section(section.level, named(_short_title(section.title), page), tuple(blocks), tuple(children))
@@ -117,7 +125,9 @@ def _announces(block: Block) -> bool:
 
 def _short_title(title: str) -> str:
     title = re.sub(r"^(?:Your|My|Our)\s+(\w)", lambda found: found[1].upper(), title)
-    title = re.sub(r"^(?:Phase|Step|Part)?\s*\d+(?:\.\d+)*[.):]?\s+(?=\S)", "", title) if re.match(r"\d", title) else title
+    title = (
+        re.sub(r"^(?:Phase|Step|Part)?\s*\d+(?:\.\d+)*[.):]?\s+(?=\S)", "", title) if re.match(r"\d", title) else title
+    )
     return re.sub(r"(?i)\b(when (?:not )?to use) this (?:command|agent|plugin|skill)?\s*$", r"\1", title).strip()
 
 
@@ -171,7 +181,7 @@ def distinct(units: Sequence[Unit]) -> list[Unit]:
 
 def _without(section: Section, items: set[str]) -> Section | None:
     """Drop blocks and items that were there before, and note those that were not."""
-    blocks = []
+    blocks: list[Block] = []
     for block in section.blocks:
         if block.kind == "list":
             new = []

@@ -7,49 +7,31 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from enhance.generators.offline.words import NOUNS_TOO, STOP, VERBS
+
 LONGEST_NAME = 64
 _VENDORS = ("claude", "anthropic")
-_STOP = frozenset(
-    ["a", "an", "and", "any", "are", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or"]
-    + ["our", "that", "the", "their", "this", "to", "using", "via", "with", "your", "you", "plugin", "code", "comprehensive"]
-)
-_VERBS = frozenset(
-    """access accelerate achieve activate adapt add adjust advise aggregate alert align allocate analyze analyse annotate
-    apply archive arrange assemble assess assist audit authenticate authorize automate backtest back balance batch
-    benchmark boost bootstrap build cache calculate capture catalog categorize chart check choose classify clean cluster
-    collect combine compare compile compose compress compute conduct configure connect consolidate construct
-    contain convert coordinate craft create customize debug decode define deliver demonstrate deploy describe design
-    detect determine develop diagnose diff discover display distribute document draft draw drive enable enforce enhance
-    enrich ensure establish estimate evaluate examine execute experiment explain explore export expose extend extract
-    facilitate fetch filter find fix flag fold forecast format fuzz gather generate give govern greet group guide handle help
-    highlight identify implement import improve index inform ingest inspect install instrument integrate interpret
-    investigate justify keep label launch leverage lint list load localize locate log maintain make manage map mask measure
-    merge migrate minimize mock model monitor navigate normalize notify offer optimize orchestrate organize package
-    parse partition perform plan predict prepare preprocess present prevent preview prioritize probe process produce
-    profile project protect prototype provide provision publish pull query rank read recommend record recover reduce
-    refactor remediate remove render repair replace replicate report research resolve respond restore retrieve review
-    rewrite rotate route run sanitize save scaffold scale scan schedule score scrape search secure seed select send
-    serve set share show simulate size sort split stage standardize store stream streamline structure suggest summarize
-    supply support surface sync synchronize target teach test throttle trace track train transfer transform translate
-    triage trigger troubleshoot tune turn understand unify update upgrade use validate verify version view visualize
-    watch write""".split()
-)
-_NOUNS_TOO = frozenset(
-    """access archive audit back balance batch benchmark cache chart design display document draft experiment format
-    group guide index label launch list load log map mask model package plan process profile project query rank record
-    release report research review route scale schedule score search share stage store stream structure support surface
-    target test trace track train transfer trigger view watch""".split()
-)
 _COMPOUND = re.compile(
     r"\w+(?:tion|ment|er|or|ing|ance|ence|sis|ity|base|set|suite|tool|system|kit|data)\b"
     r"(?=\s*(?:$|[,.:;(]|(?:for|with|of|and|to|in|from|that|using|via|by|across|system|tool|plugin|toolkit|helper|setup|pipeline|manager|builder)\b))"
 )
-_PERSONS = re.compile(r"(?i)\b(?:i|i'm|i'll|i've|me|my|we|we're|we'll|us|our|you|your|yours|you're|you'll|you've|yourself)\b")
+_PERSONS = re.compile(
+    r"(?i)\b(?:i|i'm|i'll|i've|me|my|we|we're|we'll|us|our|you|your|yours|you're|you'll|you've|yourself)\b"
+)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9`\"'(])")
 _EMPHASIS = re.compile(r"(\*\*|__)(.+?)\1")
 _SMALL_WORDS = {"and", "or", "of", "the", "for", "to", "in", "on", "with", "a", "an"}
 _CAPITALS = {"api": "API", "ai": "AI", "ml": "ML", "sql": "SQL", "roi": "ROI", "nft": "NFT", "mcp": "MCP", "ui": "UI"}
-_CAPITALS |= {"sdk": "SDK", "ci": "CI", "cd": "CD", "cli": "CLI", "aws": "AWS", "gpu": "GPU", "llm": "LLM", "sow": "SOW"}
+_CAPITALS |= {
+    "sdk": "SDK",
+    "ci": "CI",
+    "cd": "CD",
+    "cli": "CLI",
+    "aws": "AWS",
+    "gpu": "GPU",
+    "llm": "LLM",
+    "sow": "SOW",
+}
 _CAPITALS |= {"defi": "DeFi", "dex": "DEX", "graphql": "GraphQL", "grpc": "gRPC", "rest": "REST", "seo": "SEO"}
 
 
@@ -73,10 +55,10 @@ def skill_name(wanted: str, functions: Iterable[str]) -> str:
     if own and not any(vendor in own for vendor in _VENDORS):
         return own
     without = [word for word in own.split("-") if word and not any(vendor in word for vendor in _VENDORS)]
-    if len([word for word in without if word not in _STOP]) > 1:
+    if len([word for word in without if word not in STOP]) > 1:
         return "-".join(without)
     for text in functions:
-        words = [word for word in kebab(text).split("-") if word not in _STOP and not any(v in word for v in _VENDORS)]
+        words = [word for word in kebab(text).split("-") if word not in STOP and not any(v in word for v in _VENDORS)]
         if len(words) > 1 or (words and len(words[0]) > 3):
             return kebab("-".join(words[:4]))
     return "-".join(without) or "skill-" + hashlib.sha256(wanted.encode("utf-8", "replace")).hexdigest()[:8]
@@ -116,7 +98,7 @@ def speaks(text: str) -> bool:
 
 
 def third_person(text: str) -> str:
-    """Turn an order into a statement: "Find, fix and report leaks" is "Finds, fixes and reports leaks". Other text stays."""
+    """Turn an order into a statement: "Find and fix leaks" is "Finds and fixes leaks". Other text stays."""
     text = re.sub(r"^(Load|Stress|Unit|Smoke|Fuzz) test (?=\w)", r"\1-test ", text)
     first, _, rest = text.partition(" ")
     if not rest or not is_order(text):
@@ -145,19 +127,19 @@ def _chain(rest: str) -> str:
     if head and _verb(head[2]):
         return f"{head[1]} {_with_s(head[2])}{head[3]}"
     parts = re.split(r"(,\s+(?:and\s+)?)", rest)
-    if len(parts) > 2 and all(" " in part and is_order(part) for part in parts[2::2]):  # noqa: PLR2004
+    if len(parts) > 2 and all(" " in part and is_order(part) for part in parts[2::2]):
         for number in range(2, len(parts), 2):
             word, _, object_ = parts[number].partition(" ")
             parts[number] = f"{_with_s(word)} {object_}"
         return "".join(parts)
     found = re.search(r" and ([a-z]+) (?=\w)", rest)
-    if found and found[1] in _VERBS - _NOUNS_TOO and "," not in rest[: found.start()]:
+    if found and found[1] in VERBS - NOUNS_TOO and "," not in rest[: found.start()]:
         return f"{rest[: found.start(1)]}{_with_s(found[1])}{rest[found.end(1) :]}"
     return rest
 
 
 def _verb(word: str) -> bool:
-    return word.strip(",").lower() in _VERBS
+    return word.strip(",").lower() in VERBS
 
 
 def _with_s(verb: str) -> str:
@@ -170,14 +152,14 @@ def is_order(text: str) -> bool:
     """Whether a text begins with a verb: "Track prices", not "Price tracking" nor "Log aggregation"."""
     first, _, rest = text.partition(" ")
     stem = first.rstrip(",").rpartition("-")[2].lower()
-    if stem not in _VERBS:
+    if stem not in VERBS:
         return False
-    return stem not in _NOUNS_TOO or not (_COMPOUND.match(rest) or not rest)
+    return stem not in NOUNS_TOO or not (_COMPOUND.match(rest) or not rest)
 
 
 def is_statement(word: str) -> bool:
     """Whether a word is a verb in the third person: "exceeds", "tries"."""
-    return word.endswith("s") and any(stem in _VERBS - _NOUNS_TOO for stem in (word[:-1], word[:-2], word[:-3] + "y"))
+    return word.endswith("s") and any(stem in VERBS - NOUNS_TOO for stem in (word[:-1], word[:-2], word[:-3] + "y"))
 
 
 def lowered(text: str) -> str:
@@ -189,18 +171,20 @@ def lowered(text: str) -> str:
 def small(text: str) -> str:
     """Write a phrase in title case small: "Network Health" is "network health". Names in odd case stay."""
     words = text.split()
-    long = [word for word in words if len(word) > 3]  # noqa: PLR2004
+    long = [word for word in words if len(word) > 3]
     if len(words) > 1 and long and all(word[0].isupper() or not word[0].isalpha() for word in long):
-        return " ".join(word.lower() if re.fullmatch(r"[A-Z][a-z]+[,;]?|[A-Z][a-z]+-[A-Z]?[a-z]+", word) else word for word in words)
+        return " ".join(
+            word.lower() if re.fullmatch(r"[A-Z][a-z]+[,;]?|[A-Z][a-z]+-[A-Z]?[a-z]+", word) else word for word in words
+        )
     return text
 
 
 def joined(items: list[str], word: str) -> str:
     """Return "a, b, or c"; with semicolons where the items hold commas."""
-    if len(items) < 2:  # noqa: PLR2004
+    if len(items) < 2:
         return "".join(items)
     mark = ";" if any("," in item for item in items) else ","
-    return f"{mark} ".join(items[:-1]) + (f"{mark} " if len(items) > 2 or mark == ";" else " ") + f"{word} {items[-1]}"  # noqa: PLR2004
+    return f"{mark} ".join(items[:-1]) + (f"{mark} " if len(items) > 2 or mark == ";" else " ") + f"{word} {items[-1]}"
 
 
 def shingles(text: str, width: int = 4) -> set[tuple[str, ...]]:
