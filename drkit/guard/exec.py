@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct, structs
 
@@ -69,14 +69,14 @@ class ExecReport(Struct, frozen=True):
     duration_s: float
 
 
-class Told:
-    """Hears what a report cannot tell; does nothing."""
+class Told(Protocol):
+    """Hears what no report can tell."""
 
     def recovered(self, found: Sequence[Recovered]) -> None:
-        """What others had left was put back first."""
+        """Hear what others had left, which was put back first."""
 
     def interrupted(self, rejected_snapshot: str, left: Sequence[Left]) -> None:
-        """The command was interrupted and everything put back but `left`. What was there is in the snapshot."""
+        """Hear that the command was interrupted, and all but `left` put back. What was there is in the snapshot."""
 
 
 def execute(
@@ -96,8 +96,8 @@ def execute(
     began = monotonic()
     lock = TreeLock.exclusive(site.source, site.waiting)
     with recovered(lock, site.source, site=site) as found:
-        told = told or Told()
-        told.recovered(found)
+        if told is not None:
+            told.recovered(found)
         job = _Job(site, task, policy, told)
         report = job.run()
         report = structs.replace(report, duration_s=round(monotonic() - began, 3))
@@ -108,7 +108,7 @@ def execute(
 class _Job:
     """One command, with the lock held."""
 
-    def __init__(self, site: Site, task: Task, policy: Policy, told: Told) -> None:
+    def __init__(self, site: Site, task: Task, policy: Policy, told: Told | None) -> None:
         self._told = told
         self._site = site
         self._task = task
@@ -151,7 +151,8 @@ class _Job:
             self._journal.close()
             raise
         self._journal.remove()
-        self._told.interrupted(seen.snapshot, left)
+        if self._told is not None:
+            self._told.interrupted(seen.snapshot, left)
 
     def audit(self, report: ExecReport) -> None:
         """Record what was run and what came of it."""
