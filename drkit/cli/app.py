@@ -25,7 +25,7 @@ PANELS = {
     "Back up and restore": ("init", "backup", "restore", "restore-plugin"),
     "Look inside": ("snapshots", "plugins", "ls", "cat", "diff", "find", "manifest"),
     "Prove": ("verify", "drill", "doctor", "status", "inventory"),
-    "Enhance": ("enhance",),
+    "Edit safely": ("guard", "enhance"),
     "Automate": ("schedule",),
 }
 NAMES = tuple(name for names in PANELS.values() for name in names)

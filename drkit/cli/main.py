@@ -76,6 +76,7 @@ def _run(args: Argv, console: Console) -> int:
             console.line(parser.make_context("drkit", [], resilient_parsing=True).get_help())
         raise UsageError("no command given", hint="see 'drkit --help'")
     session = Session(console)
+    session.tail = args.tail or []
     # Entries and rows come by the hundred thousand and are no cycles: looking for some took a tenth of a backup.
     gc.set_threshold(100_000, 50, 50)
     # Workers that wait for the interpreter's lock between two calls of zstd get it after 1 ms instead of 5.
