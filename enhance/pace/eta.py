@@ -7,10 +7,10 @@ from datetime import timedelta
 from msgspec import Struct
 
 from enhance.pace.pacer import Pacer
-from enhance.pace.policy import WINDOW_S
+from enhance.pace.policy import WINDOW_S, Evidence
 
-_PRIOR = 4.0
-"""How many calls' worth the plan is believed before plugins have ended."""
+_PRIOR = 30.0
+"""How many calls' worth the plan is believed, whatever the first plugins needed."""
 _SPREAD = 0.1
 
 
@@ -67,13 +67,13 @@ class Forecast:
 def estimate(pacer: Pacer, calls: float) -> Eta:
     """Return how long so many calls take from now on."""
     state = pacer.state()
-    best = state.held_s + _paced(pacer, calls)
+    best = state.held_s + _paced(pacer, state.evidence, calls)
     low, high, reasons = best * (1 - _SPREAD), best * (1 + _SPREAD), []
     if state.held_s:
         reasons.append(f"the server asked to wait {span(state.held_s)} more")
         high += state.held_s
     if state.day_left is not None and calls > state.day_left:
-        today = state.held_s + _paced(pacer, state.day_left)
+        today = state.held_s + _paced(pacer, state.evidence, state.day_left)
         opens = max(today, (state.day_opens - pacer.time()).total_seconds())
         low, high = today, opens + best - today
         left, hour = state.day_left, state.day_opens.strftime("%Y-%m-%d %H:%M UTC")
@@ -81,7 +81,7 @@ def estimate(pacer: Pacer, calls: float) -> Eta:
     if state.cost_left_usd is not None and state.calls:
         affordable = state.cost_left_usd / max(1e-9, state.cost_usd / state.calls)
         if calls > affordable:
-            low = min(low, state.held_s + _paced(pacer, affordable))
+            low = min(low, state.held_s + _paced(pacer, state.evidence, affordable))
             reasons.append(f"the run's money ends after about {affordable:.0f} more calls")
     if pacer.finish_by is not None:
         room = max(0.0, (pacer.finish_by - pacer.time()).total_seconds())
@@ -91,9 +91,9 @@ def estimate(pacer: Pacer, calls: float) -> Eta:
     return Eta(calls, best, low, high, "; ".join(reasons))
 
 
-def _paced(pacer: Pacer, calls: float) -> float:
+def _paced(pacer: Pacer, evidence: Evidence, calls: float) -> float:
     """Seconds for so many calls with the planned pauses, rests, and the quota of a minute."""
-    pace, evidence, latency = pacer.pace, pacer.evidence(), pacer.latency_s()
+    pace, latency = pacer.pace, evidence.mean_s
     requests, _ = pacer.caps_per_minute
     slowest = (WINDOW_S + latency) / requests if requests else 0.0
     total, left, step, proved = 0.0, calls, evidence.step, evidence.clean

@@ -13,7 +13,7 @@ from drkit.inventory import Call, Claim, Denied, Ledger, Moment
 from enhance.generators.base import Blame, CallError
 from enhance.model import Reply, Usage
 from enhance.pace.limit import Limit
-from enhance.pace.policy import EVIDENCE_S, WINDOW_S, Evidence, Pace, judge, mean_latency, pause
+from enhance.pace.policy import EVIDENCE_S, WINDOW_S, Evidence, Pace, judge, pause
 
 _NAP_S = 15.0
 """The longest sleep at once: another process's call may end earlier than it was allowed to."""
@@ -244,8 +244,7 @@ class Pacer:
 
     def _failed(self, row: int, error: CallError, latency_s: float) -> None:
         hold = self._hold(error) if error.blame is Blame.MINUTE else None
-        hold_ms = None if hold is None else round(hold * 1000)
-        self._ledger.settle(row, self._moment, error.blame.value, latency_s=latency_s, hold_ms=hold_ms)
+        self._ledger.settle(row, self._moment, error.blame.value, latency_s=latency_s, hold_ms=hold)
         if error.blame is Blame.RUN or (error.blame is Blame.REQUEST and self._repeats(error)):
             self._broken = CallError(str(error), blame=Blame.RUN, status=error.status)
 
@@ -257,23 +256,24 @@ class Pacer:
         self._refusal = (error.status, str(error))
         return same
 
-    def _hold(self, error: CallError) -> float:
-        """How long nobody calls after a refusal: what the server asks for, and more in each window that it goes on."""
+    def _hold(self, error: CallError) -> int:
+        """How many milliseconds nobody calls after a refusal: what the server asks for, and more in each further
+        minute of refusals. Those of one minute are one.
+        """
         asked = WINDOW_S if error.retry_after_s is None else error.retry_after_s
-        again = self.evidence().backoffs
-        if again:
+        recent = self._ledger.recent(self._key, self._moment, within_ms=round(EVIDENCE_S * 1000))
+        this = Call("minute", None, self._moment().wall)
+        again = judge([*recent, this], self.pace).backoffs - 1
+        if again > 0:
             asked = max(asked, min(_LONGEST_HOLD_S, WINDOW_S * 2.0**again))
-        return asked * (1 + 0.05 * self._random())
+        return round(1000 * asked * (1 + 0.05 * self._random()))
 
     # Looking
 
     def evidence(self) -> Evidence:
         """Return what the calls of the last 24 hours to this model prove, whoever made them."""
-        return judge(self._recent(), self.pace)
-
-    def latency_s(self) -> float:
-        """Return how long an answer takes on average."""
-        return mean_latency(self._recent())
+        recent = self._ledger.recent(self._key, self._moment, within_ms=round(EVIDENCE_S * 1000))
+        return judge(recent, self.pace)
 
     def state(self) -> PaceState:
         """Return where the run stands."""
@@ -302,9 +302,6 @@ class Pacer:
     def caps_per_minute(self) -> tuple[int | None, int | None]:
         """The requests and tokens a minute that are used, headroom taken off."""
         return self._caps.requests_per_minute, self._caps.tokens_per_minute
-
-    def _recent(self) -> list[Call]:
-        return self._ledger.recent(self._key, self._moment, within_ms=round(EVIDENCE_S * 1000))
 
     def _moment(self) -> Moment:
         return Moment(round(self._now().timestamp() * 1000), round(self._monotonic() * 1000))

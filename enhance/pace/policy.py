@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean, median
+from statistics import median
 
 from msgspec import Struct
 
@@ -13,6 +13,8 @@ from drkit.inventory import Call
 EVIDENCE_S = 24 * 3600.0
 """Older calls prove nothing."""
 WINDOW_S = 60.0
+GUESS_S = 5.5
+"""How long an answer takes, before there is one; it weighs as much as ten."""
 _NEWEST = 5
 _ENOUGH = 20
 
@@ -60,7 +62,8 @@ class Evidence(Struct, frozen=True):
     """What recent calls to a model prove: the step of the pacing, and what led to it.
 
     `clean` calls were answered since the last change of the step, `answered` and `refused` in all; `backoffs` counts
-    the windows with refusals since the last answer. `slow` says that answers take twice as long as they did.
+    the minutes with refusals since the last answer. `latency_s` is the median, `mean_s` the mean of
+    how long answers took, a guess where there are few. `slow` says that answers take twice as long as they did.
     """
 
     step: int = 0
@@ -70,7 +73,8 @@ class Evidence(Struct, frozen=True):
     refused: int = 0
     backoffs: int = 0
     slow: bool = False
-    latency_s: float = 6.0
+    latency_s: float = GUESS_S
+    mean_s: float = GUESS_S
     p90_s: float = 0.0
     pauses: tuple[float, float] = (0.0, 0.0)
     prove: int = 1
@@ -95,6 +99,7 @@ class Evidence(Struct, frozen=True):
 def judge(calls: Sequence[Call], pace: Pace) -> Evidence:
     """Return what the calls, oldest first, prove. Refusals of one window of 60 s are one."""
     step = clean = refused = backoffs = 0
+    steps = pace.steps
     window = float("-inf")
     for call in calls:
         if call.outcome == "minute":
@@ -104,20 +109,21 @@ def judge(calls: Sequence[Call], pace: Pace) -> Evidence:
                 step, clean, backoffs = max(0, step - 1), 0, backoffs + 1
         elif call.outcome == "done":
             clean, backoffs = clean + 1, 0
-            if clean >= pace.prove and step < pace.steps:
+            if clean >= pace.prove and step < steps:
                 step, clean = step + 1, 0
     taken = [call.latency_s for call in calls if call.outcome == "done" and call.latency_s is not None]
     slow = len(taken) >= _ENOUGH and median(taken[-_NEWEST:]) > 2 * median(taken)
     step = max(0, step - slow)
     return Evidence(
         step=step,
-        steps=pace.steps,
+        steps=steps,
         clean=clean,
-        answered=sum(call.outcome == "done" for call in calls),
+        answered=len(taken),
         refused=refused,
         backoffs=backoffs,
         slow=slow,
-        latency_s=median(taken) if taken else Evidence().latency_s,
+        latency_s=median(taken) if taken else GUESS_S,
+        mean_s=(sum(taken) + 10 * GUESS_S) / (len(taken) + 10),
         p90_s=sorted(taken)[len(taken) * 9 // 10] if taken else 0.0,
         pauses=pace.pauses(step),
         prove=pace.prove,
@@ -133,9 +139,3 @@ def pause(evidence: Evidence, pace: Pace, random: Callable[[], float], *, room_s
     if room_s is not None and room_s < chosen:
         chosen = max(room_s, pace.delay_s[0] + pace.delay_s[1] * random())
     return chosen
-
-
-def mean_latency(calls: Sequence[Call]) -> float:
-    """Return how long an answer takes on average, in seconds; a guess where there is none yet."""
-    taken = [call.latency_s for call in calls if call.latency_s is not None and call.outcome == "done"]
-    return fmean(taken) if taken else Evidence().latency_s

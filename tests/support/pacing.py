@@ -89,14 +89,16 @@ class MemoryLedger(Ledger):
 
     def reserve(self, key: Key, caps: Caps, claim: Claim, clock: Clock) -> int | Denied:
         at = clock()
-        used = self.used(key, caps, claim.run, clock)
-        if caps.money is not None and used.run_money + claim.money > caps.money:
-            return Denied("money", None)
-        if caps.requests_per_day is not None and used.day_requests >= caps.requests_per_day:
-            return Denied("day", used.day_ends + WINDOW_MS - at.wall)
-        if used.held_ms:
-            return Denied("held", used.held_ms)
-        busy = sorted(row[1] for row in self.rows[-500:] if row[1] > at.mono)
+        if caps.money is not None or (caps.requests_per_day or 1e9) <= len(self.rows):
+            used = self.used(key, caps, claim.run, clock)
+            if caps.money is not None and used.run_money + claim.money > caps.money:
+                return Denied("money", None)
+            if caps.requests_per_day is not None and used.day_requests >= caps.requests_per_day:
+                return Denied("day", used.day_ends + WINDOW_MS - at.wall)
+        held = max((row[4] for row in self.rows[-20:]), default=0)
+        if held > at.mono:
+            return Denied("held", held - at.mono)
+        busy = sorted(row[1] for row in self.rows[-100:] if row[1] > at.mono)
         most = caps.requests_per_minute
         if most is not None and len(busy) >= most:
             return Denied("minute", busy[len(busy) - most] - at.mono)
@@ -118,7 +120,7 @@ class MemoryLedger(Ledger):
     ) -> None:
         at = clock()
         mine = self.rows[row]
-        mine[1], mine[4] = at.mono + WINDOW_MS, at.mono + (hold_ms or 0)
+        mine[1], mine[4] = at.mono + WINDOW_MS, at.mono + hold_ms if hold_ms else 0
         mine[2], mine[3] = tokens or mine[2], mine[3] if money is None else money
         self.calls.append(Call(outcome, latency_s, at.wall))
 
@@ -128,7 +130,7 @@ class MemoryLedger(Ledger):
 
     def used(self, key: Key, caps: Caps, run: str, clock: Clock) -> Used:
         at = clock()
-        busy = [row for row in self.rows[-500:] if row[1] > at.mono]
+        busy = [row for row in self.rows[-100:] if row[1] > at.mono]
         ((first, end),) = days(at.wall, at.wall, caps.zone)
         today = sum(row[1] + at.wall - at.mono > first for row in self.rows)
         held = max((row[4] - at.mono for row in self.rows[-20:]), default=0)
