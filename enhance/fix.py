@@ -208,9 +208,13 @@ def _mended_head(view: View, path: bytes, head: Frontmatter) -> dict[str, Any]:
     unknown = [key for key in mapping if key not in allowed_keys(view.profile)]
     metadata = mapping.get("metadata")
     if unknown and (metadata is None or isinstance(metadata, dict)):
-        kept = {to_string(key): to_string(value) for key, value in (metadata or {}).items()}
+        kept = {
+            to_string(key): head.texts.get(("metadata", str(key)), to_string(value))
+            for key, value in (metadata or {}).items()
+        }
         for key in unknown:
             value = to_string(mapping.pop(key))
+            value = head.texts.get((key,), value)
             kept[_free(kept, key, value)] = value
         mapping["metadata"] = kept
     return mapping

@@ -8,7 +8,7 @@ PyYAML and strictyaml read alike: block style, no anchors, no tags, and never `-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 from msgspec import Struct, field
@@ -33,8 +33,9 @@ class Frontmatter(Struct, frozen=True):
 
     `head` is the YAML between the two `---` lines, with its line ends; `present` says that there were such lines.
     `start` is the number of bytes before the YAML, `body_line` the line that the body begins on, from 1. `lines` are
-    the lines on which the keys stand. `head` and `body` are meaningful even where `problems` is not empty: without a
-    head the body is the whole file.
+    the lines on which the keys stand, `texts` the words that scalars were written in, by the keys that lead to them,
+    at most two: `1.10` is a number in `mapping`, and "1.10" here. `head` and `body` are meaningful even where
+    `problems` is not empty: without a head the body is the whole file.
     """
 
     mapping: Mapping[str, Any] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Frontmatter(Struct, frozen=True):
     start: int = 0
     body_line: int = 1
     lines: Mapping[str, int] = field(default_factory=dict)
+    texts: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 
@@ -66,17 +68,17 @@ def parse_frontmatter(data: bytes) -> Frontmatter:
         problems.append(Problem("large" if large else "unclosed", message))
         return Frontmatter(body=data, problems=tuple(problems))
     head = data[start : closed.start()]
-    mapping, lines, problem = read_yaml(head)
-    if problem is not None:
-        problems.append(problem)
+    read = read_yaml(head)
+    problems += read.problems
     return Frontmatter(
-        mapping=mapping,
+        mapping=read.mapping,
         body=data[closed.end() :],
         head=head,
         present=True,
         start=start,
         body_line=count_lines(data[: closed.end()]) + 1,
-        lines=lines,
+        lines=read.lines,
+        texts=read.texts,
         problems=tuple(problems),
     )
 
@@ -99,45 +101,57 @@ def _encoding_problems(data: bytes) -> Iterator[Problem]:
         yield Problem("encoding", "its first line does not end with a plain line feed")
 
 
-def read_yaml(head: bytes) -> tuple[dict[str, Any], dict[str, int], Problem | None]:
-    """Return a head's mapping, the line of each key in the file (the head begins on line 2), and what is wrong.
+def read_yaml(head: bytes) -> Frontmatter:
+    """Read the YAML of a head; only `mapping`, `lines`, `texts` and `problems` are set, lines as if it began on line 2.
 
-    The mapping is empty where something is. Values are what YAML 1.1 makes of them, dates included.
+    The mapping is empty where something is wrong. Values are what YAML 1.1 makes of them, dates included.
     """
     import yaml
 
     try:
-        text = head.decode()
+        return _read_yaml(head.decode())
     except UnicodeDecodeError as error:
-        return {}, {}, Problem("yaml", "it is not UTF-8", count_lines(head[: error.start]) + 2)
-    loader = _loader()
-    try:
-        problem = _bounds(yaml.parse(text, Loader=loader))
-        if problem is not None:
-            return {}, {}, problem
-        node = yaml.compose(text, Loader=loader)
-        if not isinstance(node, yaml.MappingNode):
-            return {}, {}, Problem("yaml", "the frontmatter is not a mapping of keys to values")
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 2
-            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                return {}, {}, Problem("yaml", "a key of the frontmatter is not a word", line)
-            if key.value in lines:
-                return {}, {}, Problem("yaml", f"the key {key.value!r} stands there twice", line)
-            lines[key.value] = line
-        if (twice := _repeated(node)) is not None:
-            return {}, {}, twice
-        mapping = yaml.load(text, Loader=loader)  # noqa: S506  (a safe loader)
+        problem = Problem("yaml", "it is not UTF-8", count_lines(head[: error.start]) + 2)
     except yaml.MarkedYAMLError as error:
         mark = cast("Any", error.problem_mark or error.context_mark)
         message = " ".join(str(part) for part in (error.context, error.problem) if part)
-        return {}, {}, Problem("yaml", f"not valid YAML: {message}", mark.line + 2 if mark else 1)
+        problem = Problem("yaml", f"not valid YAML: {message}", mark.line + 2 if mark else 1)
     except yaml.YAMLError as error:
-        return {}, {}, Problem("yaml", f"not valid YAML: {str(error).splitlines()[0]}")
+        problem = Problem("yaml", f"not valid YAML: {str(error).splitlines()[0]}")
     except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
-        return {}, {}, Problem("yaml", f"a value of the frontmatter cannot be read: {error}")
-    return mapping, lines, None
+        problem = Problem("yaml", f"a value of the frontmatter cannot be read: {error}")
+    return Frontmatter(problems=(problem,))
+
+
+def _read_yaml(text: str) -> Frontmatter:
+    import yaml
+
+    loader = _loader()
+    problem = _bounds(yaml.parse(text, Loader=loader))
+    if problem is not None:
+        return Frontmatter(problems=(problem,))
+    node = yaml.compose(text, Loader=loader)
+    if not isinstance(node, yaml.MappingNode):
+        return Frontmatter(problems=(Problem("yaml", "the frontmatter is not a mapping of keys to values"),))
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+            problem = Problem("yaml", "a key of the frontmatter is not a word", _mark(key).line + 2)
+            return Frontmatter(problems=(problem,))
+    if (problem := _repeated(node)) is not None:
+        return Frontmatter(problems=(problem,))
+    lines = {key.value: _mark(key).line + 2 for key, _ in node.value}
+    mapping = yaml.load(text, Loader=loader)  # noqa: S506  (a safe loader)
+    return Frontmatter(mapping=mapping, lines=lines, texts=dict(_texts(node, ())))
+
+
+def _texts(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    import yaml
+
+    for key, value in node.value:
+        if isinstance(value, yaml.ScalarNode):
+            yield (*keys, str(key.value)), value.value
+        elif isinstance(value, yaml.MappingNode) and not keys:
+            yield from _texts(value, (str(key.value),))
 
 
 def _loader() -> Any:
@@ -235,7 +249,7 @@ def rewrite_frontmatter(data: bytes, mapping: Mapping[str, Any]) -> bytes:
     head = parse_frontmatter(data)
     end = b"\r\n" if head.head[: head.head.find(b"\n")].endswith(b"\r") else b"\n"
     new = _patched(head, mapping, end)
-    if new is None or read_yaml(new)[0] != mapping or not is_portable(new):
+    if new is None or read_yaml(new).mapping != mapping or not is_portable(new):
         new = b"".join(_lines(mapping, end))
     return data[: head.start] + new + data[head.start + len(head.head) :]
 
@@ -267,7 +281,8 @@ def _patched(head: Frontmatter, mapping: Mapping[str, Any], end: bytes) -> bytes
 def dump_frontmatter(mapping: Mapping[str, Any]) -> bytes:
     """Return a head with both its `---` lines. Equal mappings give equal bytes; the order of keys is kept.
 
-    Values may be strings, numbers, booleans, and lists and mappings of these; anything else becomes its string.
+    Values may be strings, numbers, booleans, and lists and mappings of these; anything else becomes its string. Empty
+    lists and mappings are left out: block style has no form for them.
     """
     return ("---\n" + "".join(_block(mapping, 0)) + "---\n").encode("utf-8", "replace")
 
@@ -275,11 +290,13 @@ def dump_frontmatter(mapping: Mapping[str, Any]) -> bytes:
 def _block(value: Mapping[str, Any], indent: int) -> Iterator[str]:
     pad = " " * indent
     for key, item in value.items():
+        if isinstance(item, Mapping | list | tuple) and not item:
+            continue
         name = pad + scalar(str(key)) + ":"
-        if isinstance(item, Mapping) and item:
+        if isinstance(item, Mapping):
             yield name + "\n"
             yield from _block(item, indent + 2)
-        elif isinstance(item, Sequence) and not isinstance(item, str | bytes) and item:
+        elif isinstance(item, list | tuple):
             yield name + "\n"
             yield from (f"{pad}  - {scalar(_text(one))}\n" for one in item)
         else:

@@ -1,4 +1,4 @@
-"""Each rule for skills: what breaks it, what does not, at which level, and that no text is too hostile to be checked."""
+"""Each rule for skills: what breaks it, what does not, at which level; no text is too hostile to be checked."""
 
 from __future__ import annotations
 
@@ -268,9 +268,18 @@ def test_dangers(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "curl https://x.example > file", "wget x; sh y.sh", "<!-- toc -->", "base64 -d file > out", "use curl | jq", "sk-learn",
-     "ghp_your_token_here", "eval the model", "the shell", "curl it, then a | table | of sh cells"],
-)  # fmt: skip
+    [
+        "",
+        "curl https://x.example > file",
+        "wget x; sh y.sh",
+        "<!-- toc -->",
+        "base64 -d file > out",
+        "use curl | jq",
+        "ghp_your_token_here",
+        "eval the model",
+        "curl it, then a | table | of sh cells",
+    ],
+)
 def test_no_dangers(text: str) -> None:
     assert dangers(text) == []
 

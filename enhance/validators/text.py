@@ -118,9 +118,10 @@ def dangers(text: str) -> list[Mark]:
     found = list(_comments(text)) if "<!--" in text else []
     if _DANGER_HINTS.search(text):
         # a NUL keeps count of the lines that a backslash joins
-        joined = text.replace("\\\r\n", "  \0").replace("\\\n", " \0")
+        joined = text.replace("\0", " ").replace("\\\r\n", "  \0").replace("\\\n", " \0")
         for message, pattern in _DANGERS:
-            found += [(_line(joined, match.start()), message) for match in islice(pattern.finditer(joined), _MOST)]
+            starts = [match.start() for match in islice(pattern.finditer(joined), _MOST)]
+            found += [(_line(joined, at) + joined.count("\0", 0, at), message) for at in starts]
     for match in islice(_SECRETS.finditer(text), _MOST):
         kind = match.lastgroup or "key"
         if kind == "key" or not _SAMPLE.search(match[0]):
@@ -129,7 +130,7 @@ def dangers(text: str) -> list[Mark]:
 
 
 def _line(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + text.count("\0", 0, at) + 1
+    return text.count("\n", 0, at) + 1
 
 
 def _comments(text: str) -> Iterator[Mark]:
