@@ -83,7 +83,7 @@ def build(only: str | None = None, inner: str = "") -> typer.Typer:
 
 
 def _group(module: ModuleType, inner: str) -> typer.Typer:
-    group = typer.Typer(help=inspect.cleandoc(module.__doc__ or ""), rich_markup_mode=None)
+    group = typer.Typer(cls=PlainGroup, help=inspect.cleandoc(module.__doc__ or ""), rich_markup_mode=None)
     for word, path in module.COMMANDS.items():
         if inner not in module.COMMANDS or inner == word:
             _add(group, word, import_module(path), None)
@@ -128,7 +128,11 @@ def installed(name: str) -> bool:
 
 
 class PanelGroup(TyperGroup):
-    """Lists the commands in help under the headings of `PANELS`."""
+    """Lists the commands in the order of `PANELS`, in help under its headings."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # typer's signature
+        """Return the names of the commands that are there."""
+        return [name for name in NAMES if name in self.commands]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # typer's signature
         """Write one section for each heading."""
@@ -136,6 +140,15 @@ class PanelGroup(TyperGroup):
             with formatter.section(panel):
                 rows = [(name, self.commands[name].get_short_help_str(80)) for name in names if name in self.commands]
                 formatter.write_dl(rows)
+
+
+class PlainGroup(TyperGroup):
+    """Lists the commands of a group with whole summaries."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # typer's signature
+        """Write the one section."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in self.commands.items()])
 
 
 def root(

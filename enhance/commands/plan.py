@@ -41,7 +41,7 @@ def command(
     only_failed: options.OnlyFailed = False,
     form: Annotated[validate.Format, typer.Option("--format", help="How the plan is printed.")] = "text",
 ) -> None:
-    """Show what a run would do: findings, repairs, planned calls and what they cost.
+    """Show what a run would do: findings, repairs, calls and what they cost.
 
     No call is made and nothing is written. As SARIF the findings alone are printed.
     """

@@ -26,7 +26,10 @@ def command(
     generator: options.Generator = "",
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Only this model.")] = "",
 ) -> None:
-    """Show what is left of each quota in drkit.toml, for all processes of this machine together."""
+    """Show what is left of each quota in drkit.toml, and the pace that is kept.
+
+    What all processes of this machine used counts together. The pace comes with the evidence for it.
+    """
     from enhance.commands import shared
 
     session: Session = ctx.obj

@@ -30,7 +30,7 @@ def command(
     *,
     every: Annotated[bool, typer.Option("--all", help="List all runs instead, newest first.")] = False,
 ) -> None:
-    """Show what became of each plugin in a run, and what the run reported.
+    """Show what became of each plugin in a run, or list the runs.
 
     A plugin that was rolled back since is shown so.
     """

@@ -38,7 +38,7 @@ def command(
     ] = False,
     lock_timeout: options.LockTimeout = "60s",
 ) -> int:
-    """Put back exactly the paths that a run changed, plugin by plugin, each through the guard.
+    """Put back exactly the paths that a run changed, through the guard.
 
     The source and the plugins are those of the run. A plugin that somebody changed since is left alone.
     """

@@ -75,11 +75,12 @@ def command(
     ] = "",
     lock_timeout: options.LockTimeout = "60s",
 ) -> int:
-    """Improve plugins: mend what rules can mend, have a generator write what is missing, apply it through the guard.
+    """Improve plugins: mend, have a generator write what is missing, apply, report.
 
-    A snapshot is taken before and after, and every path that differs between the two is in the report. The exit code
-    is 3 if something is left to look at (failed, parked or thin plugins, changes by others), 20 if the report and the
-    disk disagree, 31 if FILE of --apply is stale, 32 if a quota or a refusal stopped the calls.
+    Every edit goes through the guard: the plugin is proved restorable before it is made. A snapshot is taken before
+    and after, and every path that differs between the two is in the report. The exit code is 3 if something is left
+    to look at (failed, parked or thin plugins, changes by others), 20 if the report and the disk disagree, 31 if FILE
+    of --apply is stale, 32 if a quota or a refusal stopped the calls.
     """
     from enhance.commands import shared
 

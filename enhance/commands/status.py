@@ -16,7 +16,7 @@ KEYS = standing.KEYS
 
 
 def command(ctx: typer.Context, run: options.RunName = "latest") -> None:
-    """Show progress, success rate, calls and quota left, cost, and the time that is left.
+    """Show progress, success rate, calls, quota and time left, and cost of a run.
 
     Everything comes from the inventory, so it works during a run, after it, and after it was killed. The estimate
     counts calls, not plugins.

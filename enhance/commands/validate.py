@@ -40,7 +40,7 @@ def command(
     profile: Profile = "",
     form: Annotated[Format, typer.Option("--format", help="How findings are printed.")] = "text",
 ) -> int:
-    """Check every plugin, skill and marketplace of a source against the rules of docs/rules.md.
+    """Check plugins, skills and marketplaces against the rules of docs/rules.md.
 
     Nothing is written, and no repository is needed. With errors the exit code is 31, with warnings alone it is 0.
     """

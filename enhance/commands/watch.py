@@ -25,9 +25,10 @@ def command(
     *,
     interval: Annotated[str, typer.Option("--interval", metavar="TIME", help="How long between two looks.")] = "2s",
 ) -> int:
-    """Show where a run stands until it has ended; the exit code is then the run's own.
+    """Show where a run stands, again and again until it has ended.
 
-    With --json each look is a line of its own. To interrupt it does nothing to the run.
+    The exit code is then the run's own. With --json each look is a line of its own. To interrupt this does nothing to
+    the run.
     """
     from drkit.inventory import Enhancements
 
