@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enhance.generators import asking, google, reading
-from enhance.generators.base import CallError, Request
+from enhance.generators import asking, reading
+from enhance.generators.base import BadReply, CallError, Request
 from enhance.generators.cleaning import LEFT_OUT, clean
-from enhance.generators.google_calls import Parameters
+from enhance.generators.prompted import Parameters
 from enhance.generators.replay import ReplayGenerator
 from enhance.generators.vertex import VertexGenerator
 from enhance.model import Finding, Material, Plan, PlannedSkill, Plugin, Proposal, Reply
@@ -59,7 +60,7 @@ def a_material(texts: dict[bytes, str] | None = None, *, path: bytes = b"plugins
     )
 
 
-def generator(**settings: int) -> google.GoogleGenerator:
+def generator(**settings: int) -> VertexGenerator:
     return VertexGenerator("m", project="p", parameters=Parameters(**settings))
 
 
@@ -238,6 +239,44 @@ def test_hostile_text_costs_no_more_than_its_length(piece: str) -> None:
     """With a pattern that runs away this would not end."""
     text = piece * (64 * 1024 // len(piece))
     assert len(clean(text)[0]) <= len(text) + len(LEFT_OUT)
+
+
+# Reading
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10) | st.sampled_from(["make-tidy", "README.md"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["skills", "name", "description", "grounds", "body", "reason", "allowed_tools", "x"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.one_of(JSON.map(_json), st.text(), JSON.map(lambda value: _json({"skills": [value]}))), st.text(max_size=5))
+def test_whatever_a_model_says_is_read_or_refused(text: str, reason: str) -> None:
+    for reply in (Reply(text, "stop"), Reply(text, reason)):
+        with suppress(BadReply):
+            plan = reading.read_plan(reply, a_material())
+            assert reply.finish_reason == "stop"
+            assert all(skill.grounds == ("README.md",) and skill.name and skill.description for skill in plan.skills)
+        with suppress(BadReply):
+            proposal = reading.read_proposal(reply, a_material(), PLAN, {})
+            assert reply.finish_reason == "stop"
+            assert list(proposal.files) == [PATH]
+
+
+@given(st.text(max_size=120))
+def test_a_name_is_one_or_nothing(name: str) -> None:
+    found = reading.kebab(name)
+    assert not found or re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", found)
+    assert len(found) <= 64
+    assert "claude" not in found
+    assert "anthropic" not in found
 
 
 # Length

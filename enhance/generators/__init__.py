@@ -10,7 +10,7 @@ from enhance.generators.base import Generator
 
 Options = Mapping[str, Any]
 """`model`; for `vertex` also `project` and `location`, for `gemini` `api_key`, all strings, empty or absent where the
-environment decides; for both what `enhance.generators.google_calls.Parameters` names. For `replay` `recorded` is the
+environment decides; for both what `enhance.generators.prompted.Parameters` names. For `replay` `recorded` is the
 generator whose answers are read and `lookup` finds them."""
 
 DEFAULT = "offline"
@@ -23,7 +23,7 @@ def _offline(options: Options) -> Generator:  # noqa: ARG001
 
 
 def _vertex(options: Options) -> Generator:
-    from enhance.generators.google import parameters
+    from enhance.generators.prompted import parameters
     from enhance.generators.vertex import VertexGenerator
 
     project, location = options.get("project", ""), options.get("location", "")
@@ -32,7 +32,7 @@ def _vertex(options: Options) -> Generator:
 
 def _gemini(options: Options) -> Generator:
     from enhance.generators.gemini import GeminiGenerator
-    from enhance.generators.google import parameters
+    from enhance.generators.prompted import parameters
 
     return GeminiGenerator(_model(options), api_key=options.get("api_key", ""), parameters=parameters(options))
 

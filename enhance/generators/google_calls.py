@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ from drkit.errors import UsageError
 from enhance.generators.asking import estimate
 from enhance.generators.base import Request
 from enhance.generators.google_errors import failed, refused
+from enhance.generators.prompted import Parameters
 from enhance.model import Reply, Usage
 
 if TYPE_CHECKING:
@@ -24,25 +26,6 @@ if TYPE_CHECKING:
     from google.genai.types import Candidate, GenerateContentConfig, GenerateContentResponse
 
 _T = TypeVar("_T")
-
-
-class Parameters(Struct, frozen=True):
-    """What may be set. `temperature` None is the model's own. Thoughts count as output: leave room for them.
-
-    `input_characters` is how much of a plugin's files one request shows; the rest is named. Prices are in US dollars
-    for a million tokens; nothing is charged where they are zero.
-    """
-
-    temperature: float | None = 0.2
-    plan_tokens: int = 8192
-    generate_tokens: int = 32768
-    input_characters: int = 120_000
-    usd_per_million_tokens_in: float = 0.0
-    usd_per_million_tokens_out: float = 0.0
-
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """Return what a call costs, in US dollars."""
-        return (tokens_in * self.usd_per_million_tokens_in + tokens_out * self.usd_per_million_tokens_out) / 1e6
 
 
 class Access(Struct, frozen=True):
@@ -101,10 +84,12 @@ def ask(client: Client, model: str, request: Request, parameters: Parameters, *,
 
     config = _config(request, parameters.temperature, timeout_s)
     try:
-        answer = _within(
-            timeout_s,
-            lambda: client.models.generate_content(model=model, contents=request.prompt, config=config),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of every word that is newer than itself
+            answer = _within(
+                timeout_s,
+                lambda: client.models.generate_content(model=model, contents=request.prompt, config=config),
+            )
     except errors.APIError as error:
         raise refused(error.code, error.details, _headers(error.response), model) from error
     except Exception as error:
@@ -121,7 +106,7 @@ def _config(request: Request, temperature: float | None, timeout_s: float) -> Ge
     """
     from google.genai import types
 
-    schema = {"generationConfig": {"responseSchema": request.schema}} if request.schema is not None else None
+    schema = {"generationConfig": {"responseSchema": _types(request.schema)}} if request.schema is not None else None
 
     return types.GenerateContentConfig(
         system_instruction=request.system or None,
@@ -133,6 +118,16 @@ def _config(request: Request, temperature: float | None, timeout_s: float) -> Ge
         automatic_continuation=False,
         http_options=types.HttpOptions(timeout=max(1, int(timeout_s * 1000)), extra_body=schema),
     )
+
+
+def _types(schema: Any) -> Any:
+    """Return a JSON schema as Google writes it: the same, with the names of types in capitals."""
+    if isinstance(schema, Mapping):
+        return {
+            key: value.upper() if key == "type" and isinstance(value, str) else _types(value)
+            for key, value in schema.items()
+        }
+    return schema
 
 
 def _within(timeout_s: float, work: Callable[[], _T]) -> _T:

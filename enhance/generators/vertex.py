@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from enhance.generators.google import DEFAULTS, GoogleGenerator
-from enhance.generators.google_calls import Access, Parameters
+from enhance.generators.google import GoogleGenerator
+from enhance.generators.google_calls import Access
+from enhance.generators.prompted import DEFAULTS, Parameters
 
 
 class VertexGenerator(GoogleGenerator):

@@ -185,6 +185,7 @@ def _altered(kind: str, text: str) -> tuple[dict[str, Any], int]:
         "truncated": lambda: _candidate(half, "MAX_TOKENS"),
         "truncated whole": lambda: _candidate(text, "MAX_TOKENS"),
         "truncated silently": lambda: _candidate(half),
+        "new reason": lambda: _candidate(text, "SOMETHING_NEW"),
         "unfinished": lambda: _candidate(text, None),
         "continuation": lambda: _candidate(half, "CONTINUATION", continuationToken="bW9yZQ=="),
         "safety": lambda: {
