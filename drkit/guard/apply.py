@@ -32,7 +32,10 @@ _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNO
 
 
 class Applier:
-    """An edit and its plugin, by the descriptor of its directory. Errors are OSErrors, and GuardRefused."""
+    """An edit and its plugin, by the descriptor of its directory.
+
+    Errors are OSErrors, those of GONE where somebody else has taken a path away, and GuardRefused.
+    """
 
     def __init__(self, root_fd: int, edit: Edit) -> None:
         self._root = root_fd
@@ -47,10 +50,7 @@ class Applier:
         os.mkdir(self._stage, 0o700, dir_fd=self._root)
         for number, change in enumerate(self._changes):
             if change.new is not None and change.origin < 0:
-                try:
-                    self._make(number, change, data)
-                except FileNotFoundError as error:
-                    raise _changed(change.path) from error
+                self._make(number, change, data)
         self._take()
         self._place()
         self._settle(forwards=True)
@@ -98,7 +98,7 @@ class Applier:
 
     def _take_one(self, number: int, change: PathChange) -> None:
         slot = self._old_slot(number, change)
-        self._take_away(change.path, slot)
+        self._rename(change.path, slot)
         self._check_old(change, slot, change.path)
 
     def _place(self) -> None:
@@ -118,11 +118,9 @@ class Applier:
         try:
             self._exchange(new, change.path)
         except OSError as error:
-            if error.errno in GONE:
-                raise _changed(change.path) from error
             if error.errno not in _NO_EXCHANGE:
                 raise
-            self._take_away(change.path, kept)
+            self._rename(change.path, kept)
             self._check_old(change, kept, change.path)
             self._rename(new, change.path)
         else:
@@ -264,14 +262,6 @@ class Applier:
                 osutil.rename_noreplace(old_fd, name, new_fd, to)
             except FileExistsError:
                 raise _changed(new) from None
-
-    def _take_away(self, old: bytes, new: bytes) -> None:
-        try:
-            self._rename(old, new)
-        except OSError as error:
-            if error.errno in GONE:
-                raise _changed(old) from error
-            raise
 
     def _exchange(self, slot: bytes, path: bytes) -> None:
         with parent_of(self._root, slot) as (slot_fd, name), parent_of(self._root, path) as (fd, last):

@@ -8,6 +8,7 @@ the process lives that wrote it, so whoever can lock one knows that it was left 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from drkit import osutil
-from drkit.errors import StoreError
+from drkit.errors import NoSpace, StoreError
 from drkit.guard.process import Process
 from drkit.guard.state import key, open_state_dir
 
@@ -131,15 +132,18 @@ class Journal:
                 raise StoreError("the guard finds no free name for a journal")
         except OSError as error:
             os.close(state_fd)
-            raise StoreError(f"the guard cannot write its journal: {error.strerror}") from error
+            raise _unwritable(error) from error
         except BaseException:
             os.close(state_fd)
             raise
         try:
             journal.write(record)
             osutil.fsync_dir(state_fd)
+        except OSError as error:
+            journal.abandon()
+            raise _unwritable(error) from error
         except BaseException:
-            journal.remove()
+            journal.abandon()
             raise
         return journal
 
@@ -203,7 +207,7 @@ class Journal:
                 done += os.pwrite(self._fd, line[done:], at + done)
             os.fsync(self._fd)
         except OSError as error:
-            raise StoreError(f"the guard cannot write its journal: {error.strerror}") from error
+            raise _unwritable(error) from error
 
     def remove(self) -> None:
         """Remove the file and let the lock go. Nothing happens in a child of a fork."""
@@ -220,3 +224,15 @@ class Journal:
             os.close(self._fd)
             os.close(self._state_fd)
             self._fd = self._state_fd = -1
+
+    def abandon(self) -> None:
+        """Remove the file if that is possible, and let the lock go: nothing is to be put back."""
+        try:
+            self.remove()
+        except OSError:
+            self.close()
+
+
+def _unwritable(error: OSError) -> StoreError:
+    what = f"the guard cannot write its journal: {error.strerror}"
+    return NoSpace(what) if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError(what)

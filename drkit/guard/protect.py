@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from msgspec import structs
 
 from drkit.errors import DrkitError, GuardRefused, NoSpace, ProposalRejected, StoreError, UsageError
-from drkit.guard.apply import Applier
+from drkit.guard.apply import GONE, Applier
 from drkit.guard.journal import Edit, Journal
 from drkit.guard.lock import TreeLock
 from drkit.guard.permit import SEAL, Change, EditPermit, StagedPlugin, Validator, told
@@ -132,7 +131,7 @@ def _leave(
     if messages := [message for validator in validators for message in validator(staged)]:
         shown = "; ".join(messages[:_SHOWN])
         raise ProposalRejected(f"the proposal for {show_path(permit.plugin)} was rejected: {shown}")
-    _write(permit, site, changes, result, root_fd)
+    write(permit, site, changes, result, root_fd)
     return result
 
 
@@ -157,18 +156,23 @@ def _changed(plugin: bytes) -> GuardRefused:
     )
 
 
-def _write(permit: EditPermit, site: Site, changes: Changes, result: tuple[Change, ...], root_fd: int) -> None:
-    """Apply the changes under a journal, and tell the audit. If any of it fails, all is put back."""
+def write(permit: EditPermit, site: Site, changes: Changes, result: tuple[Change, ...], root_fd: int) -> None:
+    """Apply the changes under a journal, and tell the audit. If any of it fails, all is put back.
+
+    The caller holds the plugin's lock. Errors as of `protect`.
+    """
     stage = b".drkit-" + site.random(8).hex().encode()
     edit = Edit("apply", site.source, permit.plugin, permit.snapshot, stage, changes.paths, changes.times)
     journal = Journal.create(edit, random=site.random)
     applier = Applier(root_fd, edit)
+    ending = False
     try:
         applier.apply(changes.data)
         _audit(permit, site, result)
+        ending = True
         journal.write(structs.replace(edit, state="done"))
     except BaseException as error:
-        alone = _put_back(applier, journal, edit)
+        alone = _put_back(applier, journal, edit if ending else None)
         if isinstance(error, OSError):
             raise _explained(error, permit.plugin) from error
         if alone and isinstance(error, DrkitError):
@@ -177,21 +181,29 @@ def _write(permit: EditPermit, site: Site, changes: Changes, result: tuple[Chang
         raise
     try:
         applier.finish()
-    except BaseException:
+        journal.remove()
+    except OSError:
         journal.close()  # the edit stands; the next command on this source removes what is left
-        raise
-    journal.remove()
-
-
-def _put_back(applier: Applier, journal: Journal, edit: Edit) -> list[bytes]:
-    try:
-        with contextlib.suppress(StoreError):
-            journal.write(edit)  # "done" may be there, if only its sync failed: it must not be the last word
-        alone = applier.put_back()
     except BaseException:
-        journal.close()  # for the next command on this source
+        journal.close()
         raise
-    journal.remove()
+
+
+def _put_back(applier: Applier, journal: Journal, edit: Edit | None) -> list[bytes]:
+    """Put everything back. With an `edit` the journal may say "done" although that failed: it must not any more."""
+    try:
+        if edit is not None:
+            journal.write(edit)
+        alone = applier.put_back()
+    except BaseException as error:
+        journal.close()  # for the next command on this source
+        if isinstance(error, (OSError, StoreError)):
+            raise StoreError(
+                f"an edit that failed could not be put back: {error}",
+                hint="mend the cause, then run 'drkit guard recover --source DIR': it ends this one way or the other",
+            ) from error
+        raise
+    journal.abandon()
     return alone
 
 
@@ -210,6 +222,8 @@ def _unreadable(plugin: bytes) -> Iterator[None]:
 
 
 def _explained(error: OSError, plugin: bytes) -> DrkitError:
+    if error.errno in GONE:
+        return _changed(plugin)
     what = f"{show_path(plugin)} could not be written, and is as it was: {error.strerror}"
     if error.errno in _DENIED:
         return GuardRefused(what, hint="check who may write there")

@@ -49,7 +49,7 @@ def recover(source: bytes, *, site: Site | None = None, waiting: Waiting | None 
         except BaseException:
             journal.close()
             raise
-        journal.remove()
+        journal.abandon()
         if result is not None:
             done.append(result)
             if site is not None:
