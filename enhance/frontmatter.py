@@ -172,8 +172,8 @@ def _bounds(events: Iterator[Any]) -> Problem | None:
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             return Problem("yaml", "the frontmatter uses aliases (*name)", _mark(event).line + 2)
-        if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
-            return Problem("yaml", f"the frontmatter uses tags ({event.tag})", _mark(event).line + 2)
+        if tag := getattr(event, "tag", None):
+            return Problem("yaml", f"the frontmatter uses tags ({tag})", _mark(event).line + 2)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

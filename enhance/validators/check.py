@@ -82,7 +82,7 @@ def _skill_rules(view: View) -> Iterator[Found]:
     for directory in view.skill_dirs():
         yield from skill_dir.check(view, directory)
         path = directory + b"/" + SKILL if directory else SKILL
-        if path not in view.paths:
+        if not view.is_file(path):
             continue
         yield from skill_frontmatter.check(view, path)
         yield from skill_body.check(view, path)

@@ -22,13 +22,13 @@ def check(view: View) -> Iterator[Found]:
             yield from _command(view, path)
         elif path.startswith(b"agents/"):
             yield from _agent(view, path)
-    if HOOKS in view.paths:
+    if view.is_file(HOOKS):
         content, wrong = view.json(HOOKS)
         if wrong:
             yield Found("HK001", HOOKS, wrong)
         else:
             yield from _hooks(content.get("hooks"), HOOKS)
-    if MANIFEST in view.paths:
+    if view.is_file(MANIFEST):
         inline = view.json(MANIFEST)[0].get("hooks")
         if isinstance(inline, dict):
             yield from _hooks(inline.get("hooks", inline), MANIFEST)

@@ -24,7 +24,7 @@ _FILES = frozenset({b".mcp.json", b".lsp.json"})
 def check(view: View) -> Iterator[Found]:
     """Hold the manifest, if there is one, and the plugin's layout against the rules."""
     content: Mapping[str, Any] = {}
-    if MANIFEST in view.paths:
+    if view.is_file(MANIFEST):
         content, wrong = view.json(MANIFEST)
         if wrong:
             yield Found("PM001", MANIFEST, wrong)

@@ -22,7 +22,7 @@ _MARKDOWN = (b".md", b".markdown")
 def check(view: View, skill: bytes) -> Iterator[Found]:
     """Hold a skill's directory against the rules; its SKILL.md is checked elsewhere."""
     files = view.resources(skill)
-    if join(skill, SKILL) not in view.paths:
+    if not view.is_file(join(skill, SKILL)):
         other = next((path for path in view.below(skill) if os.path.basename(path).lower() == b"skill.md"), None)
         what = f", but a {os.path.basename(other).decode()}" if other else ""
         yield Found("SK001", skill, f"the skill directory has no SKILL.md{what}")
@@ -81,7 +81,7 @@ def check_siblings(view: View) -> Iterator[Found]:
     """SK029: skills of one plugin have different names and different texts."""
     named: dict[str, bytes] = {}
     words: list[tuple[bytes, frozenset[tuple[str, ...]]]] = []
-    skills = [path for skill in view.skill_dirs() if (path := join(skill, SKILL)) in view.paths]
+    skills = [path for skill in view.skill_dirs() if view.is_file(path := join(skill, SKILL))]
     for path in skills:
         head = view.head(path)
         name = head.mapping.get("name")

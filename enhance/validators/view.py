@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 
 from enhance.discover import SKILL, OnDisk, read_json
@@ -28,6 +29,7 @@ class View:
         self._contents = contents
         self._known = frozenset(contents)
         self._dirs: frozenset[bytes] | None = None
+        self._skills: tuple[bytes, ...] | None = None
         self._data: dict[bytes, bytes] = {}
         self._heads: dict[bytes, Frontmatter] = {}
 
@@ -91,26 +93,36 @@ class View:
             self._dirs = frozenset(parent for name in self.paths for parent in parents(name))
         return path in self._known or path in self._dirs or path == b""
 
-    def below(self, directory: bytes) -> list[bytes]:
-        """Return the paths of the files below a directory, whole; all of them for the empty directory."""
-        return [path for path in self.paths if not directory or path.startswith(directory + b"/")]
+    def is_file(self, path: bytes) -> bool:
+        """Whether there is a file at a path."""
+        return path in self._known
 
-    def skill_dirs(self) -> list[bytes]:
+    def below(self, directory: bytes) -> tuple[bytes, ...]:
+        """Return the paths of the files below a directory, whole; all of them for the empty directory."""
+        return _below(self.paths, directory)
+
+    def skill_dirs(self) -> tuple[bytes, ...]:
         """Return the directories that are skills or should be: those with a SKILL.md, and all below `skills/`."""
-        found = {os.path.dirname(path) for path in self.paths if os.path.basename(path) == SKILL}
-        inside = {path.split(b"/")[1] for path in self.paths if path.startswith(b"skills/") and path.count(b"/") > 1}
-        meant = {b"skills/" + name for name in inside if not name.startswith(b".")}
-        return sorted(found | {path for path in meant if not any(other.startswith(path + b"/") for other in found)})
+        if self._skills is None:
+            found = sorted({os.path.dirname(path) for path in self.paths if os.path.basename(path) == SKILL})
+            inside = {path.split(b"/")[1] for path in self.below(b"skills") if path.count(b"/") > 1}
+            meant = {b"skills/" + name for name in inside if not name.startswith(b".")}
+            hollow = {path for path in meant if not _below(tuple(found), path)}
+            self._skills = tuple(sorted({*found, *hollow}))
+        return self._skills
 
     def resources(self, skill: bytes) -> list[bytes]:
         """Return the files of a skill besides its SKILL.md, without those of a skill inside it."""
-        inner = [
-            other + b"/"
-            for other in self.skill_dirs()
-            if other != skill and other.startswith(skill + b"/" if skill else b"")
-        ]
+        inner = tuple(other + b"/" for other in _below(self.skill_dirs(), skill) if other != skill)
         own = skill + b"/" + SKILL if skill else SKILL
-        return [path for path in self.below(skill) if path != own and not path.startswith(tuple(inner))]
+        return [path for path in self.below(skill) if path != own and not path.startswith(inner)]
+
+
+def _below(paths: tuple[bytes, ...], directory: bytes) -> tuple[bytes, ...]:
+    """The sorted paths that lie below a directory: `0` is what follows `/`."""
+    if not directory:
+        return paths
+    return paths[bisect_left(paths, directory + b"/") : bisect_left(paths, directory + b"0")]
 
 
 def parents(path: bytes) -> list[bytes]:
