@@ -22,6 +22,8 @@ _LEAST_BODY = 100
 _MOST_TITLES = 6
 _MOST_SOURCES = 40
 _ENOUGH = 0.7
+_TRIES = 8
+_LESS = 0.85
 _RICH = 9_000
 _FOR_THE_REST = 500
 _TABLE_FROM = 3
@@ -49,24 +51,27 @@ class Draft(Struct, frozen=True):
     sources: tuple[str, ...]
 
 
-def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str], *, share: float = 1.0) -> Draft | str:
-    """Put a skill together, or say why there is none. `share` of the profile's room is used."""
+def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str]) -> Draft | str:
+    """Put a skill together, or say why there is none."""
     description = describe(sources, part.components, whole=part.whole)
     if not description:
         return "its texts do not say what it does"
     opening, heading = _opening(part, sources), _heading(part, sources)
     openers = _openers(part.components)
     likely = [page.path for page in part.components] + [sources.readme.path if sources.readme else ""]
-    room = int(ROOMS[profile] * share) - _FOR_THE_REST - rendering.size(heading)
+    room = ROOMS[profile] - _FOR_THE_REST - rendering.size(heading)
     room -= sum(map(rendering.size, [_head(part, description, stamp, sources, likely), opening, *openers.values()]))
     found = _units(part, sources)
-    sections = _arranged(found, room, grouped=bool(openers), eager=False)
-    if sum(text.size for _, text in sections) < room * _ENOUGH:
-        sections = _arranged(found, room, grouped=bool(openers), eager=True)
-    pieces = [f"# {heading}", opening]
-    for unit, text in sections:
-        pieces += [openers.pop(unit.owner, ""), text.text]
-    body = _within_lines("\n\n".join(piece for piece in pieces if piece))
+    sections: list[tuple[Unit, Rendered]] = []
+    body = ""
+    for _ in range(_TRIES):
+        sections = _arranged(found, room, grouped=bool(openers), eager=False)
+        if sum(text.size for _, text in sections) < room * _ENOUGH:
+            sections = _arranged(found, room, grouped=bool(openers), eager=True)
+        body = _body(heading, opening, openers, sections)
+        if body.count("\n") <= MOST_LINES:
+            break
+        room = int(room * _LESS)
     further = _further(sections)
     if len(body.strip()) < _LEAST_BODY + len(heading) or not (sections or len(opening) >= _LEAST_BODY):
         return "there is too little in its texts for a skill"
@@ -78,6 +83,14 @@ def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str]
         body = f"{body.rstrip()}\n\n{further}"
     titles = tuple(unit.section.title for unit, _ in sections)
     return Draft(part.name, description, f"{head}\n{body.rstrip()}\n", titles, tuple(used))
+
+
+def _body(heading: str, opening: str, openers: Mapping[str, str], sections: Sequence[tuple[Unit, Rendered]]) -> str:
+    """The parts of a skill below its head, in order; each component's opener before the first of its sections."""
+    pieces, open_to = [f"# {heading}", opening], dict(openers)
+    for unit, text in sections:
+        pieces += [open_to.pop(unit.owner, ""), text.text]
+    return "\n\n".join(piece for piece in pieces if piece)
 
 
 def _head(part: Part, description: str, stamp: Mapping[str, str], sources: Sources, used: Sequence[str]) -> str:
@@ -253,9 +266,14 @@ def _arranged(found: Sequence[Unit], room: int, *, grouped: bool, eager: bool) -
     kept: dict[int, Rendered] = {}
     left = room
     for number in best:
-        if texts[number].text and texts[number].size + 2 <= left:
-            kept[number] = texts[number]
-            left -= texts[number].size + 2
+        smallest = texts[number]
+        for cap in reversed(_CAPS):
+            if smallest.text:
+                break
+            smallest = within(number, cap)
+        if smallest.text and smallest.size + 2 <= left:
+            kept[number] = smallest
+            left -= smallest.size + 2
     for cap in reversed(_CAPS):
         for number in best:
             if number in kept and kept[number].left and left > _LEAST_BODY:
@@ -294,10 +312,3 @@ def _in_order(found: Sequence[Unit], kept: Mapping[int, Rendered]) -> list[int]:
         return (rank if rank < 3 else rank + 1, 0, 0, number)
 
     return sorted(kept, key=place)
-
-
-def _within_lines(body: str) -> str:
-    """Leave sections out from the end until there are few enough lines."""
-    while body.count("\n") > MOST_LINES and "\n## " in body:
-        body = body[: body.rindex("\n## ")].rstrip() + "\n"
-    return body

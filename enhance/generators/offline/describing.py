@@ -40,7 +40,7 @@ _DEEDS = frozenset(
     ]
 )
 _LINKS = frozenset(
-    [
+    {
         "is",
         "are",
         "was",
@@ -55,7 +55,22 @@ _LINKS = frozenset(
         "require",
         "dominates",
         "causes",
-    ]
+    }
+    | {
+        "takes",
+        "take",
+        "shows",
+        "show",
+        "becomes",
+        "comes",
+        "looks",
+        "returns",
+        "gets",
+        "grows",
+        "drops",
+        "slows",
+        "breaks",
+    }
 )
 _SAME = 0.6
 _NEAR = 0.42

@@ -11,7 +11,7 @@ from enhance.generators.base import BadReply, Request
 from enhance.generators.offline import mending
 from enhance.generators.offline.composing import Draft, compose
 from enhance.generators.offline.parting import parts, reason_against
-from enhance.generators.offline.sources import read
+from enhance.generators.offline.sources import line, read
 from enhance.model import Finding, Material, Plan, PlannedSkill, Proposal, Reply
 
 VERSION = "1"
@@ -121,7 +121,7 @@ def _drafts(material: Material) -> tuple[list[Draft], list[str]]:
 
 def _told(name: str) -> str:
     """A plugin's name as metadata may hold it."""
-    return re.sub(r"[^\w .,:@/+-]", "", name)[:100].strip() or "unnamed"
+    return re.sub(r"[^\w .,:@/+-]", "", line(name))[:100].strip() or "unnamed"
 
 
 def _lines(wrong: Sequence[Sequence[Any]], path: str) -> set[int]:

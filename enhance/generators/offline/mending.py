@@ -13,12 +13,13 @@ from enhance.model import Material
 from enhance.validators import check_plugin
 
 _ROUNDS = 5
+_RESOURCE = re.compile(r"(?<![\w./\\}$~-])(?:\./)?((?:scripts|references|assets)/[\w./@+-]*\w)")
 
 
 def settled(draft: Draft, material: Material) -> Draft | str:
     """Return a draft in which the rules find no error, or why there can be none."""
     path = f"skills/{draft.name}/SKILL.md".encode()
-    text = draft.text
+    text = _rooted(draft.text, frozenset(file.decode("utf-8", "replace") for file in material.plugin.files))
     for _ in range(_ROUNDS):
         findings = check_plugin({path: text.encode()}, material.plugin, material.profile, proposed=[path])
         wrong = [
@@ -31,6 +32,16 @@ def settled(draft: Draft, material: Material) -> Draft | str:
             return f"a skill from its texts breaks {wrong[0].rule}: {wrong[0].message}"
         text = less
     return "a skill from its texts breaks the rules"
+
+
+def _rooted(text: str, files: frozenset[str]) -> str:
+    """Write paths of the plugin's own scripts so that they are found from a skill's directory as well."""
+
+    def put(found: re.Match[str]) -> str:
+        return f"${{CLAUDE_PLUGIN_ROOT}}/{found[1]}" if found[1] in files else found[0]
+
+    head, mark, body = text.partition("\n---\n")
+    return head + mark + _RESOURCE.sub(put, body)
 
 
 def without(text: str, lines: Collection[int]) -> str:

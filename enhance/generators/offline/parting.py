@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from enhance.generators.offline import wording
+from enhance.generators.offline import cleaning, wording
 from enhance.generators.offline.composing import Part
 from enhance.generators.offline.sources import Page, Sources
 from enhance.model import Material
@@ -36,7 +36,7 @@ def parts(material: Material, sources: Sources) -> tuple[list[Part], str]:
         functions = [page.name for page in sources.components if "-" in page.name]
         functions += [sources.description, *(page.description for page in sources.components)]
         functions += [material.plugin.category]
-        found = [Part(wording.skill_name(material.plugin.name, functions), sources.components)]
+        found = [Part(wording.skill_name(_harmless(material.plugin.name), functions), sources.components)]
     return _unique(found, taken), ""
 
 
@@ -49,7 +49,9 @@ def _collection(material: Material, sources: Sources) -> list[Part]:
         sum(page.size for page in found) < _GROUP_FROM for found in groups.values()
     ):
         return []
-    stem = re.sub(r"-(?:starter-)?(?:pack|kit|collection|suite|bundle)$", "", wording.kebab(material.plugin.name))
+    stem = re.sub(
+        r"-(?:starter-)?(?:pack|kit|collection|suite|bundle)$", "", wording.kebab(_harmless(material.plugin.name))
+    )
     found = []
     for group, pages in groups.items():
         own = re.sub(r"^[0-9]+-", "", wording.kebab(group.rsplit("/", 1)[-1]))
@@ -66,12 +68,18 @@ def _capabilities(sources: Sources) -> list[Part]:
     return [Part(wording.skill_name(page.name, [page.body.title]), (page,), whole=False) for page in pages]
 
 
+def _harmless(name: str) -> str:
+    """A name, empty if it is none but says something that no skill may say."""
+    return "" if cleaning.hazard(name) or cleaning.hazard(wording.kebab(name).replace("-", " ")) else name
+
+
 def _unique(found: Sequence[Part], taken: set[str]) -> list[Part]:
     """Give every part a name that no skill there has."""
     named: list[Part] = []
     used = set(taken)
     for part in found:
-        others = [page.name for page in part.components] + ["guide", *(str(number) for number in range(2, 100))]
+        others = [page.name for page in part.components if wording.kebab(page.name) != part.name]
+        others += ["guide", *(str(number) for number in range(2, 100))]
         name = part.name
         for other in others:
             if name not in used:

@@ -13,6 +13,7 @@ from enhance.generators.offline.topics import Unit
 _CODE_SHARE = 0.7
 """Of a section's room, how much one block of code may take."""
 _LEAST_CODE = 400
+_LONGEST_CODE = 160
 _LEAST_CHILD = 60
 _SLACK = 0.1
 """How far beyond its room a section may go rather than lose the end of a list."""
@@ -136,7 +137,7 @@ def _fitted(place: _Place, section: Section, room: int) -> Iterator[tuple[Block,
     most = max(_LEAST_CODE, int(room * _CODE_SHARE))
     for found in section.blocks:
         text = block(found)
-        if found.kind == "code" and (size(text) > most or found.cut):
+        if found.kind == "code" and (size(text) > most or len(found.parts) > _LONGEST_CODE or found.cut):
             place.left.append("")
             part = _beginning(found, most, place)
             if part is not None:
@@ -163,7 +164,7 @@ def _beginning(found: Block, room: int, place: _Place) -> Block | None:
     best, used = 0, 0
     for number, line in enumerate(found.parts):
         used += size(line) + 1
-        if used > room:
+        if used > room or number > _LONGEST_CODE:
             break
         after = found.parts[number + 1] if number + 1 < len(found.parts) else ""
         if not line.strip() and _begins_anew(after, mark) and _whole(found.parts[:number]):

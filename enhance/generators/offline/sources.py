@@ -179,7 +179,7 @@ def _servers(texts: Mapping[str, str], manifest: Mapping[str, Any]) -> Iterator[
 def _scripts(texts: Mapping[str, str]) -> Iterator[Fact]:
     for path, text in texts.items():
         if path.endswith(_SCRIPT_END) and _SCRIPT.search(path) and not re.search(r"(?i)test|config|\.d\.ts", path):
-            yield Fact(path, f"`{path}`", _said_at_top(text))
+            yield Fact(path, f"`${{CLAUDE_PLUGIN_ROOT}}/{path}`", _said_at_top(text))
 
 
 def _said_at_top(text: str) -> str:

@@ -19,34 +19,42 @@ STOP = _words(
 VERBS = _words(
     """
     accelerate access achieve activate adapt add adjust advise aggregate alert align allocate analyse analyze
-    annotate apply archive arrange assemble assess assist audit authenticate authorize automate back backtest
-    balance batch benchmark boost bootstrap build cache calculate capture catalog categorize chart check choose
-    classify clean cluster collect combine compare compile compose compress compute conduct configure connect
-    consolidate construct contain convert coordinate craft create customize debug decode define deliver
-    demonstrate deploy describe design detect determine develop diagnose diff discover display distribute
-    document draft draw drive enable enforce enhance enrich ensure establish estimate evaluate examine execute
-    experiment explain explore export expose extend extract facilitate fetch filter find fix flag fold forecast
-    format fuzz gather generate give govern greet group guide handle help highlight identify implement import
-    improve index inform ingest inspect install instrument integrate interpret investigate justify keep label
-    launch leverage lint list load localize locate log maintain make manage map mask measure merge migrate
-    minimize mock model monitor navigate normalize notify offer optimize orchestrate organize package parse
-    partition perform plan predict prepare preprocess present prevent preview prioritize probe process produce
-    profile project protect prototype provide provision publish pull query rank read recommend record recover
-    reduce refactor remediate remove render repair replace replicate report research resolve respond restore
-    retrieve review rewrite rotate route run sanitize save scaffold scale scan schedule score scrape search
-    secure seed select send serve set share show simulate size sort split stage standardize store stream
-    streamline structure suggest summarize supply support surface sync synchronize target teach test throttle
-    trace track train transfer transform translate triage trigger troubleshoot tune turn understand unify update
-    upgrade use validate verify version view visualize watch write
+    annotate answer apply archive arrange ask assemble assess assist audit authenticate authorize automate back
+    backtest balance batch benchmark block boost bootstrap build cache calculate call capture catalog categorize
+    change chart check choose classify clean close cluster collect combine compare compile compose compress
+    compute conduct configure connect consolidate construct contain convert coordinate copy count craft create
+    customize cut debug decode decrypt define delete deliver demonstrate deploy describe design detect determine
+    develop diagnose diff discover display distribute document draft draw drive drop edit emit enable encode
+    encrypt enforce enhance enrich ensure escalate establish estimate evaluate examine execute expand experiment
+    explain explore export expose extend extract facilitate fetch fill filter find fix flag fold forecast format
+    fuzz gather generate get give govern greet group guard guide handle hash help hide highlight host identify
+    implement import improve index inform ingest insert inspect install instrument integrate interpret
+    investigate invoke join justify keep kill label launch lead leverage link lint list load localize locate lock
+    log maintain make manage map mask match measure merge migrate mine minify minimize mock model monitor mount
+    move mutate navigate normalize notify offer open optimize orchestrate organize outline package paginate parse
+    partition perform persist pick pin ping plan play post predict prepare preprocess present prevent preview
+    print prioritize probe process produce profile project propose protect prototype provide provision prune
+    publish pull push put query quote raise rank read rebase recommend record recover reduce refactor register
+    reject remediate remove rename render reorder repair repeat replace replicate report research reset resize
+    resolve respond restart restore retrieve retry return reuse reveal revert review revoke rewrite roll rotate
+    route run sanitize save scaffold scale scan schedule score scrape search secure seed select send serve set
+    share show sign simulate size sketch skip slice snapshot solve sort split spot stage standardize start stop
+    store stream streamline strip structure style submit subscribe suggest summarize supply support surface swap
+    sweep switch sync synchronize tag take target teach tell test throttle tidy toggle trace track train transfer
+    transform translate traverse triage trigger trim troubleshoot try tune turn uncover understand undo unify
+    unlock update upgrade upload use validate verify version view visualize walk warn watch wire wrap write zip
     """
 )
 """Verbs that orders to a program begin with."""
 NOUNS_TOO = _words(
     """
-    access archive audit back balance batch benchmark cache chart design display document draft experiment format
-    group guide index label launch list load log map mask model package plan process profile project query rank
-    record release report research review route scale schedule score search share stage store stream structure
-    support surface target test trace track train transfer trigger view watch
+    access answer archive audit back balance batch benchmark block build cache call change chart check cluster
+    copy count cut design display document draft edit experiment format group guard guide hash host index label
+    launch link list load lock log map mask match mine model move open outline package pin ping plan play post
+    print process profile project push query quote rank record register repeat report research reset return
+    review roll route scale schedule score search share sign sketch slice snapshot spot stage start stop store
+    stream structure style support surface swap sweep switch tag target test trace track train transfer trigger
+    trim view walk watch wire wrap zip
     """
 )
 """Those of them that are nouns as often: what follows decides."""
