@@ -265,6 +265,17 @@ def test_a_clock_that_is_set_moves_no_call_out_of_its_minute_or_day(bench: Bench
     assert bench.denied(Caps(requests_per_minute=2), claim()) == Denied("minute", 55_000)
 
 
+def test_a_day_is_over_only_when_every_clock_says_so(bench: Bench) -> None:
+    """Noon; three hours later the clock is set to one in the morning, when what was made at noon is of yesterday."""
+    caps = Caps(requests_per_day=1)
+    bench.call(caps)
+    bench.clock.passed = 3 * 3600
+    bench.clock.ahead = 10 * 3600
+    assert bench.denied(caps, claim()) == Denied("day", (9 * 3600 + 60) * 1000)
+    bench.clock.passed = 12 * 3600 + 60
+    bench.reserve(caps, claim())
+
+
 def test_a_restart_of_the_machine_forgets_no_day(tmp_path: Path) -> None:
     clock = VirtualClock()
     before = Bench(tmp_path, clock, owner="x", boot="first")
@@ -409,7 +420,7 @@ def test_no_interleaving_shows_a_server_more_than_the_limit(
         elif kind == "sleep":
             clock.passed += amount
         elif kind == "jump":
-            clock.ahead = data.draw(st.sampled_from([0.0, -86_400.0, -7200.0, -30.0, 45.0, 50_000.0, 86_400.0]))
+            clock.ahead = data.draw(st.sampled_from([0.0, -86_400.0, -40_000.0, -30.0, 7200.0, 9000.0, 50_000.0]))
     for n in list(calls):
         arrive(n)
     assert most_in_a_window([at for at, _ in server.seen], 60) <= (caps.requests_per_minute or 1000)
@@ -418,6 +429,29 @@ def test_no_interleaving_shows_a_server_more_than_the_limit(
     assert len(server.seen) <= reserved
     for inventory in inventories:
         inventory.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(10, 30_000), st.sampled_from([0.0, 0.0, 7200.0, 30_000.0, -30_000.0])), max_size=25),
+    st.sampled_from([-20_000.0, -50.0, 3600.0]),
+    st.integers(1, 3),
+)
+def test_no_setting_of_the_clock_shows_a_server_more_than_a_day(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, float]], start: float, limit: int
+) -> None:
+    bench = Bench(tmp_path_factory.mktemp("clocks"), midnight(start))
+    server, caps = Server(bench.clock, 0), Caps(requests_per_day=limit)
+    for sleep, ahead in [(1.0, 0.0), *steps]:
+        bench.clock.passed += sleep
+        bench.clock.ahead = ahead
+        for _ in range(limit + 1):
+            row = bench.ledger.reserve(KEY, caps, claim(), bench.at)
+            if isinstance(row, int):
+                server.arrive(1)
+                bench.clock.passed += 5
+                bench.ledger.settle(row, bench.at, "done")
+    assert server.most_a_day() <= limit
 
 
 def test_a_quota_is_used_up_in_any_order_but_never_left_unused(bench: Bench) -> None:
