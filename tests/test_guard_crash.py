@@ -226,7 +226,7 @@ class TestSomebodyElse:
             refused = passed = 0
             for number in range(1, calls + 1):
                 edited.make()
-                wrote = []
+                wrote: list[bool] = []
 
                 def strike(
                     _call: str,

@@ -154,12 +154,12 @@ class TestEnter:
         site = guarded.site()
         policy = Policy(max_age_s=3600)
         for _ in range(2):
-            with protect(P, site, policy):
-                pass
+            with protect(P, site, policy) as permit:
+                assert permit.changes == ()
         assert len(site.inventory.verifications()) == 1
         (guarded.source / "plugins/one/README.md").write_bytes(b"other")
-        with protect(P, site, policy):
-            pass
+        with protect(P, site, policy) as permit:
+            assert permit.read(b"README.md") == b"other"
         assert len(site.inventory.verifications()) == 2
         with protect(P, site, Policy(max_age_s=0)):
             pass
@@ -239,7 +239,7 @@ class TestLeave:
 
     @pytest.mark.parametrize("path", ["README.md", "new.md", "inner/README.md"])
     def test_somebody_elses_change_in_the_block_is_kept(self, guarded: Guarded, path: str) -> None:
-        with pytest.raises(GuardRefused, match="somebody else"), protect(P, guarded.site()) as permit:
+        with pytest.raises(GuardRefused, match="somebody else"), protect(P, guarded.site()) as permit:  # noqa: PT012
             permit.write(b"README.md", b"ours")
             (guarded.source / "plugins/one" / path).write_bytes(b"theirs")
         expected = guarded.source / "plugins/one" / path
@@ -249,24 +249,26 @@ class TestLeave:
             assert (guarded.source / "plugins/one/README.md").read_bytes() == b"one"
 
     def test_a_plugin_that_was_swapped_in_the_block(self, guarded: Guarded) -> None:
-        with pytest.raises(GuardRefused, match="somebody else"), protect(P, guarded.site()) as permit:
+        with pytest.raises(GuardRefused, match="somebody else"), protect(P, guarded.site()) as permit:  # noqa: PT012
             permit.write(b"README.md", b"ours")
             os.rename(guarded.source / "plugins/one", guarded.source / "plugins/away")
             guarded.plugin("plugins/one", {"README.md": b"one"})
         assert (guarded.source / "plugins/away/README.md").read_bytes() == b"one"
 
-    def test_an_inventory_that_cannot_record_undoes_the_edit(self, guarded: Guarded) -> None:
+    def test_an_inventory_that_cannot_record_undoes_the_edit(
+        self, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         site = guarded.site()
         before = guarded.describe()
         record = site.inventory.record
 
-        def fail(event: str, *args: Any, **more: Any) -> None:
+        def fail(event: str, *args: Any, **more: Any) -> int:
             if event == "edit":
                 raise UsageError("no room")
-            record(event, *args, **more)
+            return record(event, *args, **more)
 
-        site.inventory.record = fail  # type: ignore[method-assign]
-        with pytest.raises(UsageError), protect(P, site) as permit:
+        monkeypatch.setattr(site.inventory, "record", fail)
+        with pytest.raises(UsageError), protect(P, site) as permit:  # noqa: PT012
             permit.write(b"README.md", b"new")
             permit.write(b"new/dir/x", b"new")
         assert guarded.describe() == before
@@ -326,7 +328,7 @@ class TestPaths:
             os.symlink(outside, guarded.source / "plugins/one/skills")
             return []
 
-        with pytest.raises(GuardRefused), protect(P, guarded.site(), validators=[swap]) as permit:
+        with pytest.raises(GuardRefused), protect(P, guarded.site(), validators=[swap]) as permit:  # noqa: PT012
             permit.write(b"skills/new", b"x")
             permit.write(b"README.md", b"x")
         assert os.listdir(outside) == []
@@ -377,7 +379,7 @@ class TestPaths:
                 permit.write(b"skills/a/SKILL.md", b"new")
             assert folder.stat().st_mode & 0o777 == 0o555
         else:
-            with pytest.raises(GuardRefused), protect(P, site) as permit:
+            with pytest.raises(GuardRefused), protect(P, site) as permit:  # noqa: PT012
                 permit.write(b"README.md", b"new")
                 permit.write(b"skills/a/SKILL.md", b"new")
             assert guarded.describe() == before

@@ -126,7 +126,7 @@ class Edited:
             self.change(staging)
             permit = EditPermit(self.PLUGIN, "0" * 64, tree.sha256, staging, SEAL)
             changes = staging.changes()
-            write(permit, cast(Site, _Site(bytes(source))), changes, told(self.PLUGIN, changes), root_fd)
+            write(permit, cast("Site", _Site(bytes(source))), changes, told(self.PLUGIN, changes), root_fd)
         finally:
             os.close(root_fd)
 
