@@ -53,9 +53,9 @@ class Parameters(Struct, frozen=True):
     """
 
     temperature: float | None = 0.2
-    plan_tokens: int = 8192
-    generate_tokens: int = 32768
-    input_characters: int = 120_000
+    plan_tokens: int = 8_192
+    generate_tokens: int = 24_576
+    input_characters: int = 60_000
     usd_per_million_tokens_in: float = 0.0
     usd_per_million_tokens_out: float = 0.0
 
