@@ -20,7 +20,7 @@ from enhance.frontmatter import Frontmatter, rewrite_frontmatter, to_string
 from enhance.model import Finding, Plugin
 from enhance.validators import standards
 from enhance.validators.skill_frontmatter import KEBAB, allowed_keys, split_tools
-from enhance.validators.view import Contents, View
+from enhance.validators.view import Contents, View, parents
 
 FIXABLE = frozenset({"SK004", "SK005", "SK006", "SK012", "SK016"})
 """The rules whose findings may be mended here."""
@@ -92,26 +92,88 @@ def repair(
 
     `blocked` says that a directory must not become another for a reason that the files do not show.
     """
-    picture = dict(files)
+    picture = _Picture(View(plugin, files, profile))
     moves: list[Edit] = []
-    origin = {path: path for path in files}
-    for _ in range(len(files) + 1):
-        view = View(plugin, picture, profile)
-        move = _next_move(view, blocked or (lambda _old, _new: False))
-        if move is None:
-            break
+    while (move := picture.next_move(blocked or (lambda _old, _new: False))) is not None:
         moves.append(move)
-        picture, origin = _moved(view, picture, origin, move)
-    view = View(plugin, picture, profile)
-    for path in picture:
-        if os.path.basename(path) == SKILL:
-            picture[path] = _mended(view, path)
-    writes: list[Edit] = [
-        Write(path, content)
-        for path, content in sorted(picture.items(), key=lambda item: item[0])
-        if isinstance(content, bytes) and content is not files[origin[path]]
-    ]
+        picture.move(move)
+    after = View(plugin, picture.contents(files), profile)
+    writes: list[Edit] = []
+    for path in after.paths:
+        data = _mended(after, path) if os.path.basename(path) == SKILL else None
+        if data is not None or path in picture.changed:
+            writes.append(Write(path, picture.changed[path] if data is None else data))
     return [*moves, *writes]
+
+
+class _Picture:
+    """A plugin while its directories are moved about: where each file came from, and whose text follows a move."""
+
+    def __init__(self, before: View) -> None:
+        self._before = before
+        self._origin = {path: path for path in before.paths}
+        self._wanted = {path: _wanted(before, path) for path in before.paths if os.path.basename(path) == SKILL}
+        self._named: dict[bytes, bool] = {}
+        self.changed: dict[bytes, bytes] = {}
+
+    def contents(self, files: Contents) -> Contents:
+        """Return the files as they are now."""
+        return {path: self.changed.get(path, files[origin]) for path, origin in self._origin.items()}
+
+    def next_move(self, blocked: Callable[[bytes, bytes], bool]) -> Move | None:
+        """Return a move that a skill's name asks for and that nothing forbids. Each one makes a directory right."""
+        taken = {*self._origin, *(parent for path in self._origin for parent in parents(path))}
+        for path, origin in self._origin.items():
+            old, wanted = os.path.dirname(path), self._wanted.get(origin)
+            if not old or not wanted:
+                continue
+            new = join(os.path.dirname(old), wanted)
+            if new != old and new not in taken and not self._is_named(old) and not blocked(old, new):
+                return Move(old, new)
+        return None
+
+    def _data(self, path: bytes) -> bytes:
+        return self.changed[path] if path in self.changed else self._before.data(self._origin[path])
+
+    def _is_named(self, directory: bytes) -> bool:
+        """Whether a file names a skill's directory in a way that cannot be changed along with a move."""
+        if directory not in self._named:
+            pattern = _path_pattern(directory)
+            self._named[directory] = any(
+                directory in self._data(path) and pattern.search(self._data(path)) is not None
+                for path in self._origin
+                if not (path.startswith(directory + b"/") and path.lower().endswith(_REFERRING))
+            )
+        return self._named[directory]
+
+    def move(self, move: Move) -> None:
+        """Make a move; the Markdown and JSON that moves follows it where it names its own path."""
+        pattern = _path_pattern(move.old)
+        origins: dict[bytes, bytes] = {}
+        changed: dict[bytes, bytes] = {}
+        for path, origin in self._origin.items():
+            inside = path.startswith(move.old + b"/")
+            where = move.new + path[len(move.old) :] if inside else path
+            origins[where] = origin
+            data = self._data(path) if inside and path.lower().endswith(_REFERRING) else b""
+            if move.old in data and (new := pattern.sub(lambda _: move.new, data)) != data:
+                changed[where] = new
+            elif path in self.changed:
+                changed[where] = self.changed[path]
+        self._origin, self.changed = origins, changed
+
+
+def _wanted(view: View, path: bytes) -> bytes | None:
+    """The name that a skill's directory should have by its head, None where that is not to be said."""
+    name = view.head(path).mapping.get("name")
+    if not isinstance(name, str) or _is_reserved(name) or not _is_good(kebab(name)):
+        return None
+    return kebab(name).encode()
+
+
+def _path_pattern(directory: bytes) -> re.Pattern[bytes]:
+    after = rb"(?![\w-])" if b"/" in directory else rb"(?=/)"
+    return re.compile(rb"(?<![\w-])" + re.escape(directory) + after)
 
 
 def kebab(text: str) -> str:
@@ -137,62 +199,11 @@ def _directory(view: View, path: bytes) -> str:
     return os.path.basename(os.path.dirname(join(view.plugin.path, path))).decode("utf-8", "surrogateescape")
 
 
-def _next_move(view: View, blocked: Callable[[bytes, bytes], bool]) -> Move | None:
-    for path in view.paths:
-        old = os.path.dirname(path)
-        if os.path.basename(path) != SKILL or not old:
-            continue
-        name = view.head(path).mapping.get("name")
-        if not isinstance(name, str) or _is_reserved(name) or not (wanted := kebab(name)) or not _is_good(wanted):
-            continue
-        new = join(os.path.dirname(old), wanted.encode())
-        if new != old and not view.has(new) and not _is_named(view, old) and not blocked(old, new):
-            return Move(old, new)
-    return None
-
-
-def _path_pattern(directory: bytes) -> re.Pattern[bytes]:
-    after = rb"(?![\w-])" if b"/" in directory else rb"(?=/)"
-    return re.compile(rb"(?<![\w-])" + re.escape(directory) + after)
-
-
-def _is_named(view: View, directory: bytes) -> bool:
-    """Whether a file names a skill's directory in a way that cannot be changed along with a move."""
-    pattern = _path_pattern(directory)
-    for path in view.paths:
-        changeable = path.startswith(directory + b"/") and path.lower().endswith(_REFERRING)
-        if not changeable and pattern.search(view.data(path)):
-            return True
-    return False
-
-
-def _moved(
-    view: View, picture: Mapping[bytes, Any], origin: Mapping[bytes, bytes], move: Move
-) -> tuple[dict[bytes, Any], dict[bytes, bytes]]:
-    pattern = _path_pattern(move.old)
-    after: dict[bytes, Any] = {}
-    origins: dict[bytes, bytes] = {}
-    for path, content in picture.items():
-        inside = path.startswith(move.old + b"/")
-        where = move.new + path[len(move.old) :] if inside else path
-        after[where], origins[where] = content, origin[path]
-        if inside and path.lower().endswith(_REFERRING):
-            changed = pattern.sub(lambda _: move.new, view.data(path))
-            if changed != view.data(path):
-                after[where] = changed
-    return after, origins
-
-
-def _mended(view: View, path: bytes) -> Any:
-    """Return a SKILL.md with its head mended; what stands in the picture already where there is nothing to mend."""
-    data, head = view.data(path), view.head(path)
-    before = view.content(path)
-    if not head.mapping:
-        return before
-    mapping = _mended_head(view, path, head)
-    if mapping == head.mapping:
-        return before
-    return rewrite_frontmatter(data, mapping)
+def _mended(view: View, path: bytes) -> bytes | None:
+    """Return a SKILL.md with its head mended; None where there is nothing to mend."""
+    head = view.head(path)
+    mapping = _mended_head(view, path, head) if head.mapping else head.mapping
+    return None if mapping == head.mapping else rewrite_frontmatter(view.data(path), mapping)
 
 
 def _mended_head(view: View, path: bytes, head: Frontmatter) -> dict[str, Any]:

@@ -33,10 +33,6 @@ class View:
         self._data: dict[bytes, bytes] = {}
         self._heads: dict[bytes, Frontmatter] = {}
 
-    def content(self, path: bytes) -> bytes | Callable[[], bytes]:
-        """Return a file as it was given: its bytes, or what returns them."""
-        return self._contents[path]
-
     def data(self, path: bytes) -> bytes:
         """Return a file's content; empty for one that cannot be read or is too large, which `unreadable` then names."""
         if path not in self._data:
