@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.enhancing import no_stray_writes as no_stray_writes
+
 METADATA = pytest.StashKey[str]()
 
 

@@ -101,7 +101,10 @@ def _add_to(path: bytes, mine: bytes, theirs: bytes) -> Merged:
         if ours.present:
             conflicts.append(Hunk(path, new.head, ours.head))
         head, body = theirs[: len(theirs) - len(new.body)], body.removeprefix(b"\xef\xbb\xbf")
-    return Merged(head + add_sections(body, new.body), tuple(conflicts))
+    longer = add_sections(body, new.body)
+    if longer is None:
+        conflicts.append(Hunk(path, b"", new.body))
+    return Merged(head + (body if longer is None else longer), tuple(conflicts))
 
 
 def _empty(value: object) -> bool:
@@ -112,20 +115,29 @@ _HEADING = re.compile(rb"##(?!#)[ \t]+(.*?)[ \t#]*\r?\n?\Z")
 _FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})")
 
 
-def add_sections(body: bytes, proposed: bytes) -> bytes:
-    """Return a body with the proposed sections after it whose headings it lacks; all of them if it is blank."""
+def add_sections(body: bytes, proposed: bytes) -> bytes | None:
+    """Return a body with the proposed sections after it whose headings it lacks; all of them if it is blank.
+
+    None if the body ends inside of code that is never closed: what came after it would be code too.
+    """
     if not body.strip():
         return proposed
-    there = {name for name, _ in sections(body)}
-    new = [text for name, text in sections(proposed) if name and name not in there]
+    own, in_code = sections(body)
+    there = {name for name, _ in own}
+    new = [text for name, text in sections(proposed)[0] if name and name not in there]
     if not new:
         return body
+    if in_code:
+        return None
     gap = b"" if body.endswith(b"\n\n") else b"\n" if body.endswith(b"\n") else b"\n\n"
     return body + gap + b"".join(new).rstrip(b"\r\n") + b"\n"
 
 
-def sections(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Cut a body before each `## ` heading outside of code. The first part has no name; names ignore case."""
+def sections(body: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """Cut a body before each `## ` heading outside of code; say whether it ends inside of code.
+
+    The first part has no name; names ignore case.
+    """
     found: list[tuple[bytes, list[bytes]]] = [(b"", [])]
     fence = b""
     for line in body.splitlines(keepends=True):
@@ -137,4 +149,4 @@ def sections(body: bytes) -> list[tuple[bytes, bytes]]:
         elif not fence and (heading := _HEADING.match(line)):
             found.append((b" ".join(heading[1].lower().split()), []))
         found[-1][1].append(line)
-    return [(name, b"".join(lines)) for name, lines in found]
+    return [(name, b"".join(lines)) for name, lines in found], bool(fence)

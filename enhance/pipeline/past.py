@@ -3,12 +3,13 @@
 The detail of a plugin's record holds `passing` (to be tried again), `thin`, `since` (the run that settled it),
 `answers` (the `generator_key` they are of, and the place of each phase's), and of its own run: `writes` (path → SHA-256
 and whether nothing of a person's is in it), `moves`, `dirs` (those that are made), `changes` (path → old and new
-SHA-256) and `bases` (the merge bases before), all noted before anything is applied. Paths are relative to the plugin.
+SHA-256), `bases` (the merge bases before) and `rest` (the input's hash without what is written, where something of a
+person's is merged), all noted before anything is applied. Paths are relative to the plugin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from enhance.pipeline.job import RunJob
 from enhance.pipeline.staging import sha256
 from enhance.pipeline.statuses import path_of
 
-OF_ITS_RUN = ("writes", "moves", "dirs", "changes", "bases")
+OF_ITS_RUN = ("writes", "moves", "dirs", "changes", "bases", "rest")
 """What a detail tells of its own run alone."""
 SETTLED = frozenset({Status.VERIFIED, Status.SKIPPED, Status.FAILED, Status.ROLLED_BACK})
 
@@ -65,10 +66,15 @@ class Past(Struct, frozen=True):
         """Whether the last outcome is one that --only-failed takes."""
         return self.last is not None and self.last.status in {Status.FAILED, Status.PARKED}
 
-    def memory(self, generator: str, input_sha256: str) -> Memory:
-        """Return the answers that the last outcome came from, if it was this generator's and of this input."""
+    def memory(self, generator: str, input_sha256: str | None) -> Memory:
+        """Return the answers that the last outcome came from, if it was this generator's.
+
+        And of this input, unless that is known to be so (None).
+        """
         answers = self.detail.get("answers", {})
-        if self.last is None or self.last.input_sha256 != input_sha256 or answers.get("generator") != generator:
+        if self.last is None or answers.get("generator") != generator:
+            return {}
+        if input_sha256 not in {None, self.last.input_sha256}:
             return {}
         return {phase: (key, sha) for phase, (key, sha) in answers.get("places", {}).items()}
 
@@ -76,6 +82,16 @@ class Past(Struct, frozen=True):
     def ours(self) -> dict[bytes, str]:
         """What enhance wrote, path → SHA-256, with what a killed run may have written before it could say so."""
         return {**self.written, **{path: sha for path, (sha, pure) in self.intended.items() if pure}}
+
+    @property
+    def landing(self) -> dict[bytes, str]:
+        """What the last run was about to write, path → SHA-256."""
+        return {path: sha for path, (sha, _) in self.intended.items()}
+
+    def is_intended(self, path: bytes, read: Callable[[], bytes]) -> bool:
+        """Whether a file is there just as the last run was about to write it, as a proposal and nothing else."""
+        sha, pure = self.intended.get(path, ("", False))
+        return pure and sha == sha256(read())
 
     def stands(self, key: str) -> bool:
         """Whether nothing is to be done: settled under this key, and what was written is not missing elsewhere."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from msgspec import structs
-
 from drkit.model import show_path
 from enhance.discover import join
 from enhance.generators.base import BadReply
 from enhance.model import Plugin
 from enhance.pipeline.asking import lookup
 from enhance.pipeline.job import Chosen, Preview, RunJob
-from enhance.pipeline.keys import generator_key
 from enhance.pipeline.run import find
 from enhance.pipeline.select import select
 from enhance.pipeline.staging import Overlay
 from enhance.pipeline.worker import Desk
-from enhance.validators import meets
 
 
 def look(job: RunJob) -> Preview:
@@ -40,8 +36,7 @@ def _look_at(desk: Desk) -> tuple[Chosen, int]:
         return Chosen(plugin.path, findings, "nothing: unchanged since the last run", (0, 0), False, ""), 0
     overlay, edits = desk.mended()
     diff = "".join(_diff(desk, overlay))
-    repaired = structs.replace(desk.plugin, files=tuple(sorted(overlay.files)))
-    if meets(desk.check(overlay), structs.replace(desk.material, plugin=repaired)):
+    if desk.meets(overlay):
         action = "repair" if edits else "nothing: it meets the profile"
         return Chosen(plugin.path, findings, action, (0, 0), False, diff), 0
     calls, tokens = _calls(desk)
@@ -52,9 +47,8 @@ def _look_at(desk: Desk) -> tuple[Chosen, int]:
 def _calls(desk: Desk) -> tuple[tuple[int, int], int]:
     """Return how many calls a plugin takes at least and at most, and the tokens of those that are known already."""
     generator, known = desk.job.generator, desk.material
-    memory = desk.past.memory(generator_key(generator, desk.job.profile), known.input_sha256)
     request = generator.plan_request(known)
-    answer = lookup(desk.job, "plan", request, known, memory)
+    answer = lookup(desk.job, "plan", request, known, desk.memory)
     if answer is None:
         return (1, 3), request.tokens
     try:
@@ -64,7 +58,7 @@ def _calls(desk: Desk) -> tuple[tuple[int, int], int]:
     if not plan.skills:
         return (0, 0), 0
     request = generator.generate_request(known, plan)
-    if lookup(desk.job, "generate", request, known, memory) is None:
+    if lookup(desk.job, "generate", request, known, desk.memory) is None:
         return (1, 2), request.tokens
     return (0, 2) if desk.job.selection.only_failed else (0, 1), 0
 

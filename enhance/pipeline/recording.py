@@ -32,6 +32,9 @@ def note_intent(desk: Desk, entry: Entry, draft: Draft, dirs: Sequence[bytes]) -
     }
     intended = effects(draft, desk.live)
     noted["changes"] = by_path({path: [_live_sha256(desk, path), sha] for path, sha in intended.items()})
+    if not all(_pure(draft, path) for path in draft.writes):
+        live = {path: _live_sha256(desk, path) for path in draft.writes}
+        noted["rest"] = desk.again(desk.plugin, {**desk.past.written, **live}).input_sha256
     entry.detail.update({key: value for key, value in noted.items() if value})
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from msgspec import Struct, structs
 
+from drkit.errors import DrkitError
 from drkit.guard import StagedPlugin
 from drkit.model import show_path
-from enhance.discover import Discovery, join
+from enhance.discover import SKILL, Discovery, join
 from enhance.fix import Edit, Move, fixes, named_skills
 from enhance.generators.base import BadReply
 from enhance.material import material
 from enhance.model import Finding, Material, Plugin, Proposal, Status
-from enhance.pipeline.asking import Asker, NotAnswered, Parked
+from enhance.pipeline.asking import Asker, Memory, NotAnswered, Parked
 from enhance.pipeline.authoring import Author, Rejected, plan_as_data
 from enhance.pipeline.job import RunJob
 from enhance.pipeline.keys import cache_key, generator_key
@@ -24,6 +26,7 @@ from enhance.pipeline.staging import Draft, Overlay, merge_proposal, misplaced
 from enhance.pipeline.statuses import Statuses
 from enhance.validators import STANDARDS_SHA256, check_plugin, meets
 
+T = TypeVar("T")
 Kind = Literal["skill", "fix", "none"]
 
 
@@ -62,8 +65,12 @@ class Desk:
         self.plugin = plugin
         self.live = discovery.contents(plugin)
         self.past = Past.of(job, plugin, run)
-        self.material = self.again(plugin, self.past.ours)
-        self.key = self.key_of(self.material)
+        self.based = frozenset(path for path in plugin.files if self._is_based(path))
+        known = self.again(plugin, self.past.ours)
+        self.key = self.key_of(known)
+        self.material = structs.replace(
+            known, texts=self._without_based(known.texts), sizes=self._without_based(known.sizes)
+        )
         below = join(plugin.path, b"")
         prefix = below + b"/" if below else b""
         self.nested = [
@@ -74,6 +81,34 @@ class Desk:
         self.links = [link[len(prefix) :] for link in discovery.links if link.startswith(prefix)]
         named = job.selection.plugins
         self.named = any(one in named for one in (plugin.path, plugin.name.encode("utf-8", "surrogatepass")))
+
+    def _is_based(self, path: bytes) -> bool:
+        """Whether enhance proposed a file, whatever has become of it: then it is merged with, and not written from."""
+        if self.past.is_intended(path, self.live[path]):
+            return True
+        if not path.startswith(b"skills/"):
+            return False
+        records, source = self.job.records, self.job.site.source
+        return bool(records.proposal(self.plugin.path, path, repo_id=self.job.repo_id, source=source))
+
+    def _without_based(self, known: Mapping[bytes, T]) -> dict[bytes, T]:
+        return {path: value for path, value in known.items() if path not in self.based}
+
+    @property
+    def memory(self) -> Memory:
+        """The answers that the last outcome came from, where they answer this run's requests."""
+        generator = generator_key(self.job.generator, self.job.profile)
+        rest = self.past.detail.get("rest")
+        landed = bool(rest) and rest == self.again(self.plugin, {**self.past.written, **self.past.landing}).input_sha256
+        return self.past.memory(generator, None if landed else self.material.input_sha256)
+
+    def meets(self, overlay: Overlay) -> bool:
+        """Whether the plugin as it would be needs no generator: it meets the profile without what enhance proposed."""
+        own = {os.path.dirname(path) + b"/" for path in self.based if os.path.basename(path) == SKILL}
+        files = {path: data for path, data in overlay.files.items() if not any(path.startswith(one) for one in own)}
+        plugin = structs.replace(self.plugin, files=tuple(sorted(files)))
+        found = check_plugin(files, self.plugin, self.job.profile)
+        return meets(found, structs.replace(self.material, plugin=plugin))
 
     def again(self, plugin: Plugin, written: Mapping[bytes, str]) -> Material:
         """Return what a generator may know of the plugin with these files, as they lie on the disk now."""
@@ -166,8 +201,7 @@ def decide(desk: Desk, asker: Asker, statuses: Statuses) -> Verdict:
     ):
         return _as_before(desk, entry.detail)
     overlay, edits = desk.mended()
-    plugin = structs.replace(desk.plugin, files=tuple(sorted(overlay.files)))
-    if meets(desk.check(overlay), structs.replace(desk.material, plugin=plugin)):
+    if desk.meets(overlay):
         if edits:
             return Verdict(draft=overlay.draft(), kind="fix")
         return Verdict(Status.SKIPPED, "it meets the profile as it is")
@@ -176,7 +210,7 @@ def decide(desk: Desk, asker: Asker, statuses: Statuses) -> Verdict:
         job,
         asker,
         desk.material,
-        past.memory(generator, desk.material.input_sha256),
+        desk.memory,
         again=again,
         may_mend=not past.settled,
         reached=lambda status: statuses.reach(desk.plugin.path, status),
@@ -192,6 +226,10 @@ def decide(desk: Desk, asker: Asker, statuses: Statuses) -> Verdict:
         return Verdict(Status.FAILED, f"the answer cannot be used: {error}")
     except Rejected as error:
         return Verdict(Status.FAILED, f"the proposal breaks rules: {error}")
+    except (DrkitError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001  # a generator may be anybody's, and the others have their turn
+        return Verdict(Status.FAILED, f"the generator broke: {type(error).__name__}: {error}")
     finally:
         entry.detail["answers"] = {"generator": generator, "places": author.answers}
 
