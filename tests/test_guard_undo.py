@@ -25,9 +25,10 @@ from drkit.guard.snapshot import find_snapshot
 from drkit.guard.undo import Left, put_back
 from drkit.model import Snapshot
 from drkit.query.diff import diff
-from tests.support.guarding import Guarded, content
-from tests.support.guarding import state_dir as state_dir
+from tests.support.guarding import Guarded, content, state_dir
 from tests.support.trees import Node, build, snapshot_tree, trees
+
+__all__ = ["state_dir"]
 
 
 class Scene:

@@ -236,7 +236,7 @@ class _Job:
         if validation is not None and validation.code:
             reasons.append(f"the validating command ended with {validation.code}")
         if seen.outside:
-            reasons.append(f"{len(seen.outside)} paths outside of the named plugins were changed")
+            reasons.append(f"paths outside of the named plugins were changed: {len(seen.outside)}")
         return reasons
 
     def _put_back(self, seen: Seen) -> tuple[Left, ...]:
