@@ -262,7 +262,7 @@ def _arranged(found: Sequence[Unit], room: int, *, grouped: bool, eager: bool) -
         if sum(text.size + 2 for text in texts) <= room:
             break
         texts = [within(number, cap) for number in range(len(found))]
-    best = sorted(range(len(found)), key=lambda number: (-found[number].worth, number))
+    best = _by_worth(found)
     kept: dict[int, Rendered] = {}
     left = room
     for number in best:
@@ -282,6 +282,18 @@ def _arranged(found: Sequence[Unit], room: int, *, grouped: bool, eager: bool) -
                     left -= longer.size - kept[number].size
                     kept[number] = longer
     return [(found[number], kept[number]) for number in _in_order(found, kept)]
+
+
+def _by_worth(found: Sequence[Unit]) -> list[int]:
+    """What is kept first: of several commands and agents the best section of each, then the second of each."""
+    ranked = sorted(range(len(found)), key=lambda number: (-found[number].worth, number))
+    if len({unit.owner for unit in found if unit.owner}) < 2:
+        return ranked
+    turns: dict[str, int] = {}
+    turn = {}
+    for number in ranked:
+        turn[number] = turns[found[number].owner] = turns.get(found[number].owner, -1) + 1
+    return sorted(ranked, key=lambda number: turn[number])
 
 
 def _further(sections: Sequence[tuple[Unit, Rendered]]) -> str:

@@ -13,7 +13,7 @@ from enhance.generators.offline.topics import Unit
 _CODE_SHARE = 0.7
 """Of a section's room, how much one block of code may take."""
 _LEAST_CODE = 400
-_LONGEST_CODE = 160
+_LONGEST_CODE = 240
 _LEAST_CHILD = 60
 _SLACK = 0.1
 """How far beyond its room a section may go rather than lose the end of a list."""
@@ -21,6 +21,8 @@ _MARKS = {"sql": "--"} | dict.fromkeys(["python", "py", "bash", "sh", "shell", "
 _MARKS |= dict.fromkeys(["javascript", "js", "typescript", "ts", "go", "rust", "java"], "//")
 """How a comment begins, in languages of which the beginning of a program is of use."""
 _DEEPEST = 5
+_STEP = re.compile(r"(?i)(?:step|phase|stage|part)\s+\d")
+"""Headings of which none is left out silently: a gap in a sequence misleads."""
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
 _FEWEST_LINES = 8
 _LEADS = re.compile(r":[*_ ]*$|^\*\*[^*]{1,80}\*\*$")
@@ -99,6 +101,7 @@ def _section(place: _Place, section: Section, level: int, room: int) -> list[str
         pieces.append(text)
         used += size(text) + 2
     pieces = _no_dangling(pieces, followed=bool(section.children))
+    steps: list[int] = []
     for number, child in enumerate(section.children):
         rest = room - used - size(child.title) - level - 4
         # The first of many may take more than its share, but never all: each step is worth more than one in full.
@@ -108,14 +111,18 @@ def _section(place: _Place, section: Section, level: int, room: int) -> list[str
         below: list[str] = []
         inner = structs.replace(place, left=below)
         body = _section(inner, child, level + 1, min(rest, part_of)) if rest > _LEAST_CHILD else []
+        head = f"{'#' * (level + 1)} {child.title}" if level < _DEEPEST else f"**{child.title}**"
         if not body:
             left.append(child.title)
+            if _STEP.match(child.title) and rest > size(place.path) + _LEAST_CHILD:
+                steps.append(len(pieces))
+                pieces.append(f"{head}\n\nIn full in `{place.path}`.")
+                used += size(pieces[-1]) + 2
             continue
         left += [one or child.title for one in below]
-        head = f"{'#' * (level + 1)} {child.title}" if level < _DEEPEST else f"**{child.title}**"
         pieces += [head, *body]
         used += size(head) + sum(size(piece) + 2 for piece in body)
-    return pieces
+    return pieces if len(steps) < len(pieces) else []
 
 
 def _no_dangling(pieces: list[str], *, followed: bool) -> list[str]:
