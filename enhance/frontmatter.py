@@ -61,11 +61,10 @@ def parse_frontmatter(data: bytes) -> Frontmatter:
         problems.append(Problem("missing", "it does not begin with a line ---"))
         return Frontmatter(body=data, problems=tuple(problems))
     start = opened.end()
-    closed = _CLOSE.search(data, start, start + MAX_BYTES + 8)
-    if closed is None:
-        large = _CLOSE.search(data, start) is not None
-        message = f"the frontmatter is over {MAX_BYTES} bytes" if large else "no line --- closes the frontmatter"
-        problems.append(Problem("large" if large else "unclosed", message))
+    closed = _CLOSE.search(data, start)
+    if closed is None or closed.start() - start > MAX_BYTES:
+        large = Problem("large", f"the frontmatter is over {MAX_BYTES} bytes")
+        problems.append(large if closed else Problem("unclosed", "no line --- closes the frontmatter"))
         return Frontmatter(body=data, problems=tuple(problems))
     head = data[start : closed.start()]
     read = read_yaml(head)
