@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from drkit.clock import utc_now
@@ -102,7 +103,7 @@ def test_paces_that_cannot_be_meant_are_refused(ledger: Ledger, clock: VirtualCl
 def test_a_limit_of_zero_stops_the_run_without_a_call(ledger: Ledger, clock: VirtualClock, name: str) -> None:
     model = Model(clock)
     with pytest.raises(CallError, match="is 0") as told:
-        ask(make_pacer(ledger, clock, Limit(model="m", **{name: 0})), model)
+        ask(make_pacer(ledger, clock, msgspec.structs.replace(Limit(model="m"), **{name: 0})), model)
     assert told.value.blame is Blame.RUN
     assert model.at == []
 

@@ -346,7 +346,7 @@ CAPS = (
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     STEPS,
     st.sampled_from(CAPS),
@@ -431,7 +431,7 @@ def test_no_interleaving_shows_a_server_more_than_the_limit(
         inventory.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(10, 30_000), st.sampled_from([0.0, 0.0, 7200.0, 30_000.0, -30_000.0])), max_size=25),
     st.sampled_from([-20_000.0, -50.0, 3600.0]),

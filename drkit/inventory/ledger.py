@@ -136,11 +136,11 @@ class Ledger:
             values = (
                 *(datetime.fromtimestamp(at.wall / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), *_names(key)),
                 *(claim.run, self._owner, self._boot, _offset(at), at.mono, at.mono + claim.timeout_ms + WINDOW_MS),
-                *("open", claim.tokens, claim.money),
+                *(at.wall + claim.timeout_ms + WINDOW_MS, "open", claim.tokens, claim.money),
             )
             ((row,),) = self._engine.execute(
                 "INSERT INTO quota_calls (at, project, location, model, run, owner, boot, clock, began, until, "
-                "outcome, tokens, money) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                "until_wall, outcome, tokens, money) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
                 values,
             )
         return int(row)
@@ -158,26 +158,25 @@ class Ledger:
     ) -> None:
         """Say that a call has ended. Without `tokens` or `money` its estimate stands; `hold_ms` holds all calls."""
         with self._engine.transaction():
-            mono = clock().mono
-            hold = None if hold_ms is None else mono + hold_ms
+            at = clock()
+            hold = None if hold_ms is None else at.mono + hold_ms
             self._engine.execute(
-                "UPDATE quota_calls SET until = ?, outcome = ?, latency_s = ?, hold = ?, "
+                "UPDATE quota_calls SET until = ?, until_wall = ?, outcome = ?, latency_s = ?, hold = ?, "
                 "tokens = COALESCE(CAST(? AS INTEGER), tokens), money = COALESCE(CAST(? AS INTEGER), money) "
                 "WHERE id = ?",
-                (mono + WINDOW_MS, outcome, latency_s, hold, tokens, money, row),
+                (at.mono + WINDOW_MS, at.wall + WINDOW_MS, outcome, latency_s, hold, tokens, money, row),
             )
 
     def recent(self, key: Key, clock: Clock, *, within_ms: int, limit: int = 200) -> list[Call]:
         """Return the newest calls that have ended, oldest first: not more than `limit`, not older than `within_ms`."""
+        wall = clock().wall + WINDOW_MS
         rows = self._engine.execute(
-            "SELECT outcome, latency_s, until + clock FROM quota_calls "
-            "WHERE project = ? AND location = ? AND model = ? AND outcome NOT IN ('open', 'lost') "
-            "ORDER BY id DESC LIMIT ?",
-            (*_names(key), limit),
+            "SELECT id, outcome, latency_s, until_wall FROM quota_calls WHERE project = ? AND location = ? "
+            "AND model = ? AND until_wall >= CAST(? AS INTEGER) AND until_wall <= CAST(? AS INTEGER) "
+            "AND outcome NOT IN ('open', 'lost') ORDER BY until_wall DESC LIMIT ?",
+            (*_names(key), wall - within_ms, wall + within_ms, limit),
         )
-        wall = clock().wall
-        ended = [Call(outcome, latency, until - WINDOW_MS) for outcome, latency, until in reversed(rows)]
-        return [call for call in ended if abs(wall - call.ended) <= within_ms]
+        return [Call(outcome, latency, until - WINDOW_MS) for _, outcome, latency, until in sorted(rows)]
 
     def used(self, key: Key, caps: Caps, run: str, clock: Clock) -> Used:
         """Return what counts at present."""
@@ -202,8 +201,8 @@ class Ledger:
         )
         for row, owner in rows:
             if self._alive(owner):
-                values = ("open", at.mono + WINDOW_MS, row)
-                self._engine.execute("UPDATE quota_calls SET outcome = ?, until = ? WHERE id = ?", values)
+                values = (at.mono + WINDOW_MS, at.wall + WINDOW_MS, row)
+                self._engine.execute("UPDATE quota_calls SET until = ?, until_wall = ? WHERE id = ?", values)
             else:
                 self._engine.execute("UPDATE quota_calls SET outcome = 'lost' WHERE id = ?", (row,))
 
@@ -309,7 +308,7 @@ class Ledger:
         """The tokens of calls of earlier starts of the machine that counted after a time of day, or in its future."""
         return self._engine.execute(
             "SELECT tokens FROM quota_calls WHERE project = ? AND location = ? AND model = ? "
-            "AND (boot <> ? OR began > CAST(? AS INTEGER)) AND until + clock > CAST(? AS INTEGER)",
+            "AND (boot <> ? OR began > CAST(? AS INTEGER)) AND until_wall > CAST(? AS INTEGER)",
             (*_names(key), self._boot, at.mono, after),
         )
 
