@@ -177,6 +177,11 @@ class Enhancements:
         """Return the answers that a run (its whole id) got, in order of their time."""
         return self._responses("run = ? ORDER BY at, id", (run,))
 
+    def answers(self, run: str) -> dict[bytes, int]:
+        """Return how many answers a run (its whole id) got for each plugin."""
+        sql = "SELECT plugin_path, COUNT(*) FROM responses WHERE run = ? GROUP BY plugin_path"
+        return dict(self.inventory.engine.execute(sql, (run,)))
+
     def store_analysis(
         self,
         *,

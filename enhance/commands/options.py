@@ -9,6 +9,7 @@ import typer
 from msgspec import Struct
 
 from drkit.cli import Session, guarding
+from drkit.errors import UsageError
 from enhance.commands import shared
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ def job_of(session: Session, settings: Settings, wanted: Wanted, **more: Any) ->
     from drkit.inventory import Enhancements
     from drkit.timespan import parse_span
     from enhance.pipeline import RunJob, Selection
+    from enhance.validators import PROFILES
 
+    profile = wanted.profile or settings.profile
+    if profile not in PROFILES:
+        raise UsageError(f"there is no profile {profile!r}", hint=f"choose one of {', '.join(PROFILES)}")
     source, patience = os.fsencode(wanted.source), parse_span(wanted.lock_timeout)
     repository = session.open()
     guarding.recover_first(session, source, repository, lock_timeout_s=patience)
@@ -80,7 +85,7 @@ def job_of(session: Session, settings: Settings, wanted: Wanted, **more: Any) ->
         site=site,
         records=records,
         generator=shared.make_generator(name, wanted.model or settings.model, settings, records),
-        profile=wanted.profile or settings.profile,
+        profile=profile,
         selection=Selection(
             plugins=tuple(map(os.fsencode, wanted.plugins)),
             categories=wanted.categories,

@@ -97,12 +97,17 @@ def command(
     most = shared.limit_of(settings, job.generator.name, job.generator.model)
     if dry_run:
         return _dry_run(session.console, job, most)
-    if job.generator.remote and most.caps.requests_per_minute is None:
-        session.console.warn(f"no limit of calls a minute is configured for {most.model}: see docs/pacing.md")
+    if job.generator.remote and not _limits_anything(most):
+        session.console.warn(f"no limit is configured for {most.model}: see docs/pacing.md")
     report = _run(session.console, job, settings, most, until, plan_out=plan_out, apply=apply)
     session.console.result({**report.plain(), "preview": None})
     show(session.console, report)
     return report.exit_code
+
+
+def _limits_anything(most: Limit) -> bool:
+    caps = most.caps
+    return any(one is not None for one in (caps.requests_per_minute, caps.tokens_per_minute, caps.requests_per_day))
 
 
 def _run(

@@ -113,8 +113,9 @@ def parse_finish_by(text: str, now: datetime) -> datetime | None:
     local = now.astimezone()
     hour, colon, minute = text.partition(":")
     if colon and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60:
-        then = local.replace(hour=int(hour), minute=int(minute), second=0, microsecond=0)
-        return then if then > local else then + timedelta(days=1)
+        clock = local.replace(tzinfo=None, hour=int(hour), minute=int(minute), second=0, microsecond=0)
+        then = clock.astimezone()
+        return then if then > local else (clock + timedelta(days=1)).astimezone()
     try:
         then = datetime.fromisoformat(text)
         return then if then.tzinfo else then.astimezone()

@@ -78,8 +78,10 @@ def _calls(records: Enhancements, record: RunRecord, rows: list[EnhancementRecor
 
         planned: Mapping[str, int] = record.options.get("planned", {})
         forecast = Forecast(pacer, sum(planned.values()))
-        ended = sum(planned.get(path_text(row.plugin_path), 0) for row in rows if row.status in FINAL)
-        forecast.finished(ended, state.calls)
+        final = {row.plugin_path for row in rows if row.status in FINAL}
+        underway = sum(number for path, number in records.answers(record.run).items() if path not in final)
+        pacer.calls = state.calls
+        forecast.finished(sum(planned.get(path_text(path), 0) for path in final), state.calls - underway)
         told = forecast.eta()
         eta = {**msgspec.structs.asdict(told), "sentence": told.sentence}
     return {
