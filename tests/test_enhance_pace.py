@@ -123,7 +123,7 @@ def test_the_reservation_is_committed_before_the_call(ledger: Ledger, clock: Vir
 
     def send() -> Reply:
         with Inventory.open(bytes(tmp_path / "inventory.db"), now=utc_now) as other:
-            seen.extend(other.engine.execute("SELECT outcome, run, tokens FROM quota_calls"))
+            seen.extend(other.engine.execute("SELECT outcome, run, tokens FROM quota_ledger"))
         return Reply("text", "stop")
 
     ask(make_pacer(ledger, clock), send)

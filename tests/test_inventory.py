@@ -54,6 +54,7 @@ def test_the_stock_sqlite_reads_the_file(tmp_path: Path) -> None:
         "enhancements_latest",
         "identity",
         "outbox",
+        "quota_ledger",
         "schema_migrations",
     }
 

@@ -139,7 +139,7 @@ class Ledger:
                 *(at.wall + claim.timeout_ms + WINDOW_MS, "open", claim.tokens, claim.money),
             )
             ((row,),) = self._engine.execute(
-                "INSERT INTO quota_calls (at, project, location, model, run, owner, boot, clock, began, until, "
+                "INSERT INTO quota_ledger (at, project, location, model, run, owner, boot, clock, began, until, "
                 "until_wall, outcome, tokens, money) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
                 values,
             )
@@ -161,7 +161,7 @@ class Ledger:
             at = clock()
             hold = None if hold_ms is None else at.mono + hold_ms
             self._engine.execute(
-                "UPDATE quota_calls SET until = ?, until_wall = ?, outcome = ?, latency_s = ?, hold = ?, "
+                "UPDATE quota_ledger SET until = ?, until_wall = ?, outcome = ?, latency_s = ?, hold = ?, "
                 "tokens = COALESCE(CAST(? AS INTEGER), tokens), money = COALESCE(CAST(? AS INTEGER), money) "
                 "WHERE id = ?",
                 (at.mono + WINDOW_MS, at.wall + WINDOW_MS, outcome, latency_s, hold, tokens, money, row),
@@ -171,7 +171,7 @@ class Ledger:
         """Return the newest calls that have ended, oldest first: not more than `limit`, not older than `within_ms`."""
         wall = clock().wall + WINDOW_MS
         rows = self._engine.execute(
-            "SELECT id, outcome, latency_s, until_wall FROM quota_calls WHERE project = ? AND location = ? "
+            "SELECT id, outcome, latency_s, until_wall FROM quota_ledger WHERE project = ? AND location = ? "
             "AND model = ? AND until_wall >= CAST(? AS INTEGER) AND until_wall <= CAST(? AS INTEGER) "
             "AND outcome NOT IN ('open', 'lost') ORDER BY until_wall DESC LIMIT ?",
             (*_names(key), wall - within_ms, wall + within_ms, limit),
@@ -183,7 +183,7 @@ class Ledger:
         at = clock()
         busy = self._busy(key, at)
         days = [(self._in_day(key, at, *day), day[1] + day[2]) for day in self._days(caps, at, 0)]
-        ((count, money),) = self._engine.execute("SELECT COUNT(*), SUM(money) FROM quota_calls WHERE run = ?", (run,))
+        ((count, money),) = self._engine.execute("SELECT COUNT(*), SUM(money) FROM quota_ledger WHERE run = ?", (run,))
         held = self._held(key, at)
         return Used(
             *(len(busy), sum(tokens for _, tokens in busy), *max(days), count, money or 0),
@@ -195,26 +195,26 @@ class Ledger:
     def _bury(self, key: Key, at: Moment) -> None:
         """Calls past their time limit: one of a living process goes on counting, one of a dead process is lost."""
         rows = self._engine.execute(
-            "SELECT id, owner FROM quota_calls WHERE project = ? AND location = ? AND model = ? AND outcome = 'open' "
+            "SELECT id, owner FROM quota_ledger WHERE project = ? AND location = ? AND model = ? AND outcome = 'open' "
             "AND (boot <> ? OR until <= CAST(? AS INTEGER))",
             (*_names(key), self._boot, at.mono),
         )
         for row, owner in rows:
             if self._alive(owner):
                 values = (at.mono + WINDOW_MS, at.wall + WINDOW_MS, row)
-                self._engine.execute("UPDATE quota_calls SET until = ?, until_wall = ? WHERE id = ?", values)
+                self._engine.execute("UPDATE quota_ledger SET until = ?, until_wall = ? WHERE id = ?", values)
             else:
-                self._engine.execute("UPDATE quota_calls SET outcome = 'lost' WHERE id = ?", (row,))
+                self._engine.execute("UPDATE quota_ledger SET outcome = 'lost' WHERE id = ?", (row,))
 
     def _money(self, caps: Caps, claim: Claim) -> Denied | None:
         if caps.money is None:
             return None
-        ((spent,),) = self._engine.execute("SELECT SUM(money) FROM quota_calls WHERE run = ?", (claim.run,))
+        ((spent,),) = self._engine.execute("SELECT SUM(money) FROM quota_ledger WHERE run = ?", (claim.run,))
         return Denied("money", None) if (spent or 0) + claim.money > caps.money else None
 
     def _held(self, key: Key, at: Moment) -> Denied | None:
         ((until,),) = self._engine.execute(
-            "SELECT MAX(hold) FROM quota_calls WHERE project = ? AND location = ? AND model = ? AND boot = ? "
+            "SELECT MAX(hold) FROM quota_ledger WHERE project = ? AND location = ? AND model = ? AND boot = ? "
             "AND began <= CAST(? AS INTEGER) AND hold > CAST(? AS INTEGER)",
             (*_names(key), self._boot, at.mono, at.mono),
         )
@@ -223,7 +223,7 @@ class Ledger:
     def _busy(self, key: Key, at: Moment) -> list[tuple[int, int]]:
         """When each call that counts in the present minute no longer does, and its tokens; the first first."""
         rows = self._engine.execute(
-            "SELECT until, tokens FROM quota_calls WHERE project = ? AND location = ? AND model = ? AND boot = ? "
+            "SELECT until, tokens FROM quota_ledger WHERE project = ? AND location = ? AND model = ? AND boot = ? "
             "AND until > CAST(? AS INTEGER) AND began <= CAST(? AS INTEGER) ORDER BY until",
             (*_names(key), self._boot, at.mono, at.mono),
         )
@@ -251,7 +251,7 @@ class Ledger:
     def _pause(self, key: Key, claim: Claim, at: Moment) -> Denied | None:
         """The pause counts from the end of the last call to the same model, whoever made it."""
         ((last,),) = self._engine.execute(
-            "SELECT MAX(CASE outcome WHEN 'open' THEN began ELSE until - CAST(? AS INTEGER) END) FROM quota_calls "
+            "SELECT MAX(CASE outcome WHEN 'open' THEN began ELSE until - CAST(? AS INTEGER) END) FROM quota_ledger "
             "WHERE project = ? AND location = ? AND model = ? AND boot = ? AND began <= CAST(? AS INTEGER) "
             "AND until > CAST(? AS INTEGER)",
             (WINDOW_MS, *_names(key), self._boot, at.mono, at.mono - claim.pause_ms),
@@ -264,7 +264,7 @@ class Ledger:
         for first, end, clock in self._days(caps, at, claim.timeout_ms):
             opens = end + WINDOW_MS - at.mono
             ((refused,),) = self._engine.execute(
-                "SELECT COUNT(*) FROM quota_calls WHERE project = ? AND location = ? AND model = ? AND boot = ? "
+                "SELECT COUNT(*) FROM quota_ledger WHERE project = ? AND location = ? AND model = ? AND boot = ? "
                 "AND outcome = 'day' AND until >= CAST(? AS INTEGER) AND began < CAST(? AS INTEGER)",
                 # Within a minute after midnight it may have been the day before that was used up.
                 (*_names(key), self._boot, first + 2 * WINDOW_MS, end),
@@ -287,7 +287,7 @@ class Ledger:
     def _clocks(self, at: Moment) -> list[int]:
         """What the machine's clock shows beyond the time since boot, and what it showed at calls of the last week."""
         rows = self._engine.execute(
-            "SELECT DISTINCT clock FROM quota_calls WHERE boot = ? AND began > CAST(? AS INTEGER) "
+            "SELECT DISTINCT clock FROM quota_ledger WHERE boot = ? AND began > CAST(? AS INTEGER) "
             "AND began <= CAST(? AS INTEGER)",
             (self._boot, at.mono - _WEEK_MS, at.mono),
         )
@@ -296,7 +296,7 @@ class Ledger:
 
     def _in_day(self, key: Key, at: Moment, first: int, end: int, clock: int) -> int:
         ((count,),) = self._engine.execute(
-            "SELECT COUNT(*) FROM quota_calls WHERE project = ? AND location = ? AND model = ? AND boot = ? "
+            "SELECT COUNT(*) FROM quota_ledger WHERE project = ? AND location = ? AND model = ? AND boot = ? "
             "AND until > CAST(? AS INTEGER) AND began < CAST(? AS INTEGER) AND began <= CAST(? AS INTEGER)",
             (*_names(key), self._boot, first, end + WINDOW_MS, at.mono),
         )
@@ -307,7 +307,7 @@ class Ledger:
     def _foreign(self, key: Key, at: Moment, after: int) -> list[tuple[int]]:
         """The tokens of calls of earlier starts of the machine that counted after a time of day, or in its future."""
         return self._engine.execute(
-            "SELECT tokens FROM quota_calls WHERE project = ? AND location = ? AND model = ? "
+            "SELECT tokens FROM quota_ledger WHERE project = ? AND location = ? AND model = ? "
             "AND (boot <> ? OR began > CAST(? AS INTEGER)) AND until_wall > CAST(? AS INTEGER)",
             (*_names(key), self._boot, at.mono, after),
         )

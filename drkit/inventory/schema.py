@@ -117,18 +117,20 @@ MIGRATIONS = (
     Migration(
         "0004-ledger",
         (
+            # Nothing ever wrote the ledger of 0002. A quota is of a machine's processes: this one is not sent anywhere.
+            "DROP TABLE quota_ledger",
             # Milliseconds: `began`, `until`, `hold` since boot, `until_wall` since 1970, `clock` between the two.
-            """CREATE TABLE quota_calls (id INTEGER PRIMARY KEY, at TEXT NOT NULL, project TEXT NOT NULL,
+            """CREATE TABLE quota_ledger (id INTEGER PRIMARY KEY, at TEXT NOT NULL, project TEXT NOT NULL,
                 location TEXT NOT NULL, model TEXT NOT NULL, run TEXT NOT NULL, owner TEXT NOT NULL,
                 boot TEXT NOT NULL, clock INTEGER NOT NULL, began INTEGER NOT NULL, until INTEGER NOT NULL,
                 until_wall INTEGER NOT NULL, outcome TEXT NOT NULL, latency_s REAL, tokens INTEGER NOT NULL,
                 money INTEGER NOT NULL, hold INTEGER)""",
-            "CREATE INDEX quota_calls_by_time ON quota_calls (project, location, model, boot, until)",
-            "CREATE INDEX quota_calls_by_wall ON quota_calls (project, location, model, until_wall)",
-            "CREATE INDEX quota_calls_by_clock ON quota_calls (boot, began, clock)",
-            "CREATE INDEX quota_calls_by_run ON quota_calls (run, money)",
-            "CREATE INDEX quota_calls_open ON quota_calls (project, location, model) WHERE outcome = 'open'",
-            """CREATE INDEX quota_calls_held ON quota_calls (project, location, model, boot, hold)
+            "CREATE INDEX quota_ledger_by_time ON quota_ledger (project, location, model, boot, until)",
+            "CREATE INDEX quota_ledger_by_wall ON quota_ledger (project, location, model, until_wall)",
+            "CREATE INDEX quota_ledger_by_clock ON quota_ledger (boot, began, clock)",
+            "CREATE INDEX quota_ledger_by_run ON quota_ledger (run, money)",
+            "CREATE INDEX quota_ledger_open ON quota_ledger (project, location, model) WHERE outcome = 'open'",
+            """CREATE INDEX quota_ledger_held ON quota_ledger (project, location, model, boot, hold)
                 WHERE hold IS NOT NULL""",
         ),
         local=True,

@@ -106,7 +106,6 @@ TABLES = (
         page=100,
     ),
     _table("written_files", "at run repository source plugin_path path sha256", "source plugin_path path"),
-    _table("quota_ledger", "at model window requests tokens"),
     _table("quality_scores", "at run plugin_path rule score detail repository", "plugin_path"),
     _table("audit", "at event detail previous hash"),
 )
