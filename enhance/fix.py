@@ -218,7 +218,7 @@ def _mended_head(view: View, path: bytes, head: Frontmatter) -> dict[str, Any]:
         mapping["allowed-tools"] = " ".join(split_tools(tools))
     unknown = [key for key in mapping if key not in allowed_keys(view.profile)]
     metadata = mapping.get("metadata")
-    if unknown and (metadata is None or isinstance(metadata, dict)):
+    if unknown and (metadata in (None, "", []) or isinstance(metadata, dict)):
         kept = {
             to_string(key): head.texts.get(("metadata", str(key)), to_string(value))
             for key, value in (metadata or {}).items()

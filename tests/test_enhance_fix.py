@@ -140,6 +140,8 @@ def test_unknown_keys_move_under_metadata() -> None:
     assert b"# a comment\nlicense: MIT\n" in after[OLD]
     assert mended({OLD: skill(more="model: sonnet\n")}, "claude-code")[0] == []
     assert mended({OLD: skill(more="metadata: words\nversion: 1\n")})[0] == []
+    _, after = mended({OLD: skill(more="metadata: []\nversion: 1.10\n")})
+    assert head(after[OLD])["metadata"] == {"version": "1.10"}
 
 
 @pytest.mark.parametrize(
