@@ -13,6 +13,7 @@ from enhance.generators.offline.describing import describe
 from enhance.generators.offline.rendering import Rendered
 from enhance.generators.offline.sources import Page, Sources
 from enhance.generators.offline.topics import RANK, Unit
+from enhance.generators.offline.words import STOP, VERBS
 
 ROOMS: dict[str, int] = {"marketplace": 13_400, "portable": 13_400, "claude-code": 13_400}
 """Bytes of a SKILL.md by profile: below the marketplace's 14,000, and well below 5,000 tokens."""
@@ -23,6 +24,11 @@ _MOST_TITLES = 6
 _MOST_SOURCES = 40
 _ENOUGH = 0.7
 _TRIES = 8
+_SHORT_TEXT = 1_500
+_VAGUE = frozenset(
+    {"task", "tasks", "tool", "tools", "generator", "builder", "manager", "setup", "code", "plugin", "helper"}
+)
+_VAGUE |= {"automation", "creator", "system", "production", "configuration", "configurations", "devops", "intelligent"}
 _LESS = 0.85
 _RICH = 9_000
 _FOR_THE_REST = 500
@@ -73,8 +79,10 @@ def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str]
             break
         room = int(room * _LESS)
     further = _further(sections)
-    if len(body.strip()) < _LEAST_BODY + len(heading) or not (sections or len(opening) >= _LEAST_BODY):
+    if not sections or len(body.strip()) < _LEAST_BODY + len(heading):
         return "there is too little in its texts for a skill"
+    if _fits_any_plugin(part, sources, sections):
+        return "what its texts say beyond the description would fit any plugin"
     used = list(dict.fromkeys([*(unit.path for unit, _ in sections), *(page.path for page in part.components)]))
     if part.whole and sources.readme and sources.readme.path not in used:
         used.append(sources.readme.path)
@@ -83,6 +91,20 @@ def compose(part: Part, sources: Sources, profile: str, stamp: Mapping[str, str]
         body = f"{body.rstrip()}\n\n{further}"
     titles = tuple(unit.section.title for unit, _ in sections)
     return Draft(part.name, description, f"{head}\n{body.rstrip()}\n", titles, tuple(used))
+
+
+def _fits_any_plugin(part: Part, sources: Sources, sections: Sequence[tuple[Unit, Rendered]]) -> bool:
+    """Whether short sections hold none of the words that the plugin is named and described with."""
+    said = re.sub(r"`[^`\n]*`|^#.*$", "", "\n".join(text.text for _, text in sections), flags=re.MULTILINE).lower()
+    if len(said) > _SHORT_TEXT or not said.isascii():
+        return False
+    told = " ".join(
+        [part.name, sources.description, *sources.keywords, *(page.description for page in part.components)]
+    )
+    own = {word[:6] for word in re.findall(r"[a-z0-9]{3,}", told.lower())} - {
+        word[:6] for word in STOP | VERBS | _VAGUE
+    }
+    return bool(own) and not any(word in said for word in own)
 
 
 def _body(heading: str, opening: str, openers: Mapping[str, str], sections: Sequence[tuple[Unit, Rendered]]) -> str:

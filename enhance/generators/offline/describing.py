@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enhance.generators.offline import wording
 from enhance.generators.offline.markdown import Section
 from enhance.generators.offline.sources import Page, Sources, lines
-from enhance.generators.offline.topics import topic_of
+from enhance.generators.offline.topics import is_stock, topic_of
 from enhance.generators.offline.units import introduction
 
 LONGEST = 1024
@@ -75,6 +75,7 @@ _LINKS = frozenset(
 _SAME = 0.6
 _NEAR = 0.42
 _MOST_CALLS = 5
+_MOST_WORDS = 8
 _SMALL = frozenset(["a", "an", "the", "of", "and", "or", "to", "for", "in", "on", "with", "across", "from", "s"])
 _LABEL = re.compile(
     r"^\s*(?:\*\*|__)?\s*([^*:]{3,60}?)\s*:?\s*(?:\*\*|__)?\s*(?:[:–—]|\s-\s)\s*(?:\*\*)?\s*(.+)$", re.DOTALL
@@ -212,7 +213,7 @@ def _from_abilities(pages: Sequence[Page]) -> str:
             if topic_of(section.title) in {"can", "examples"} and re.search(
                 r"(?i)feature|capabilit|what it|analy|cover", section.title
             ):
-                found += [item for text in _list_items(section) if (item := _phrase(text)) and len(item.split()) < 8]
+                found += [item for text in _list_items(section) if _short(item := _phrase(text))]
     things = [
         wording.lowered(item) for item in dict.fromkeys(found) if _kind(item) == "thing" and not item.endswith(")")
     ]
@@ -220,6 +221,10 @@ def _from_abilities(pages: Sequence[Page]) -> str:
     if len(orders) > len(things):
         return "Use when the task is to " + wording.joined(_fit(orders), "or")
     return "Use when the work calls for " + wording.joined(_fit(things), "or") if things else ""
+
+
+def _short(item: str) -> bool:
+    return bool(item) and len(item.split()) < _MOST_WORDS and not is_stock(item)
 
 
 def _from_keywords(sources: Sources, components: Sequence[Page], what: str, *, whole: bool) -> str:

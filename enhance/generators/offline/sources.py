@@ -95,7 +95,7 @@ def read(material: Material) -> Sources:
 
 def line(value: object) -> str:
     """Return a value of a manifest or head as one clean line; empty for what is no text or may not be used."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "$(" in value:  # what a shell should have filled in
         return ""
     text = cleaning.prose(cleaning.visible(" ".join(value[:2000].split())))
     return "" if cleaning.hazard(text) else " ".join(text.split())

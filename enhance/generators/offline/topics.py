@@ -96,8 +96,13 @@ _STOCK = frozenset(
         "easy to use",
         "error handling",
         "fast and reliable",
+        "multi platform",
+        "multi platform support",
         "performance optimization",
         "production ready",
+        "production ready configurations",
+        "scalable architecture",
+        "security first approach",
         "standard ml libraries",
         "well documented",
     }
@@ -127,4 +132,4 @@ def topic_of(heading: str) -> Topic | None:
 
 def is_stock(item: str) -> bool:
     """Whether a list's item is one of those phrases that say nothing of any plugin."""
-    return re.sub(r"[^a-z ]", "", item.lower()).strip() in _STOCK
+    return " ".join(re.findall(r"[a-z]+", item.lower())) in _STOCK

@@ -41,6 +41,7 @@ def _informs(sentence: str) -> bool:
         not _PERSONA.match(bare)
         and not _HYPE.search(bare)
         and not bare.endswith(":")
+        and "$(" not in bare
         and not re.match(r"(?i)you\b|(?:an? )?(?:mcp )?(?:server )?plugin for claude code\W*$", bare)
         and len(bare.split()) > 3
         and not re.match(r"(?i)when (?:this|the) (?:command|agent) is (?:invoked|activated)", bare)
