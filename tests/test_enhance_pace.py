@@ -205,6 +205,7 @@ def test_the_servers_word_for_the_day_parks_this_run_and_the_next(ledger: Ledger
             ask(make_pacer(ledger, clock, run=run), model)
         clock.passed += 1000
     assert len(model.at) == 1
+    assert make_pacer(ledger, clock).state().day_left == 0
     clock.passed = 12 * 3600 + 60
     ask(make_pacer(ledger, clock, run="three"), model)
 

@@ -94,6 +94,8 @@ class Used(Struct, frozen=True):
     run_requests: int
     run_money: int
     held_ms: int
+    refused: bool = False
+    """Whether the server itself said that the day is used up."""
 
 
 Clock = Callable[[], Moment]
@@ -188,6 +190,7 @@ class Ledger:
         return Used(
             *(len(busy), sum(tokens for _, tokens in busy), *max(days), count, money or 0),
             (held.wait_ms or 0) if held else 0,
+            self._day(key, Caps(zone=caps.zone), Claim(run, 0, 0, 0), at) is not None,
         )
 
     # Rules

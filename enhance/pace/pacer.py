@@ -284,7 +284,7 @@ class Pacer:
             calls=used.run_requests,
             minute_left=_left(caps.requests_per_minute, used.minute_requests),
             tokens_left=_left(caps.tokens_per_minute, used.minute_tokens),
-            day_left=_left(caps.requests_per_day, used.day_requests),
+            day_left=0 if used.refused else _left(caps.requests_per_day, used.day_requests),
             day_opens=datetime.fromtimestamp(used.day_ends / 1000, UTC),
             cost_usd=used.run_money / _NANO,
             cost_left_usd=left,
