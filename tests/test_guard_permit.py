@@ -155,7 +155,7 @@ class TestEnter:
         policy = Policy(max_age_s=3600)
         for _ in range(2):
             with protect(P, site, policy) as permit:
-                assert permit.changes == ()
+                assert not permit.changes
         assert len(site.inventory.verifications()) == 1
         (guarded.source / "plugins/one/README.md").write_bytes(b"other")
         with protect(P, site, policy) as permit:
@@ -186,7 +186,7 @@ class TestLeave:
             permit.write(b"skills/b/SKILL.md", b"a")
             assert permit.read(b"README.md") == b"new"
             assert permit.read(b"skills/b/SKILL.md") == b"a"
-            assert permit.changes == ()
+            assert not permit.changes
             assert (guarded.source / "plugins/one/README.md").read_bytes() == b"one"  # nothing is written yet
         assert [(one.path, one.kind) for one in permit.changes] == [
             (P + b"/README.md", "modified"),
