@@ -19,6 +19,11 @@ from tests.support.offline import COMMAND, README, TEXTS, by_the_specification, 
 
 CODE = "\n\n".join(f"def step_{number}(rows):\n    return rows[{number}]" for number in range(900))
 
+VAGUE = {
+    "README.md": "# X\n\nFinds slow queries in logs.\n\n## Features\n\n"
+    "- Sensible defaults for every need of a team\n- Works everywhere without any further steps\n- Helps to save time\n"
+}
+
 
 def test_a_skill_says_what_the_command_says() -> None:
     text = skill(material(TEXTS, description="Find slow queries in a PostgreSQL log"))
@@ -99,7 +104,7 @@ def test_the_name_of_a_skill_that_is_only_a_placeholder_is_not_taken() -> None:
         ({}, "no text to write from"),
         ({"LICENSE": "MIT License"}, "no text to write from"),
         ({"README.md": "# X\n\n## License\n\nMIT\n"}, "do not say what it does"),
-        ({"README.md": "# X\n\nFinds slow queries in logs.\n"}, "too little"),
+        (VAGUE, "any plugin"),
         (
             {
                 "README.md": "# X\n\nFinds slow queries in logs.\n\n## Features\n\n- Good defaults for all\n- Works everywhere\n"
