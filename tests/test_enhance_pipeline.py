@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from msgspec import structs
 
 from drkit.errors import BudgetExhausted, UsageError
 from enhance.generators.base import Blame, CallError
-from enhance.model import Reply
+from enhance.model import Material, Plan, Reply
 from enhance.pipeline import Selection, run
 from tests.support.enhancing import Market, Scripted, assert_true, files, skill
-from tests.support.guarding import state_dir as state_dir
+from tests.support.guarding import state_dir  # noqa: F401
 
 
 @pytest.fixture
@@ -58,14 +59,14 @@ def test_untouched_files_keep_everything(market: Market) -> None:
 
 def test_every_answer_is_stored_before_anybody_reads_it(market: Market) -> None:
     stored: list[int] = []
+
+    class Looking(Scripted):
+        def _read(self, reply: Reply) -> Any:
+            stored.append(job.site.inventory.counts()["responses"])
+            return super()._read(reply)
+
+    market.generator = Looking()
     job = market.job()
-
-    def looks(reply: Reply) -> None:
-        counts = job.site.inventory.counts()
-        stored.append(counts["responses"])
-
-    plain = market.generator._read
-    market.generator._read = lambda reply: (looks(reply), plain(reply))[1]  # type: ignore[method-assign]
     run(job)
     assert stored == [1, 2, 3, 4, 5, 6]
 
@@ -175,9 +176,9 @@ def test_one_turn_of_repair(market: Market) -> None:
 def test_a_changed_validator_judges_stored_answers_again_without_a_call(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import enhance.pipeline.worker as worker
+    from enhance.pipeline import worker
+    from enhance.validators import check_plugin as plain
 
-    plain = worker.check_plugin
     bad = files("one-use", body="- [ ] TODO: write this. " * 20)
     market.generator.says["one", "generate"] = market.generator.says["one", "repair"] = [bad]
     assert market.run().statuses == {"failed": 1, "verified": 2}
@@ -291,18 +292,21 @@ def test_what_a_person_deleted_comes_back_only_when_it_is_asked_for(market: Mark
     report = market.run(selection=Selection(plugins=(b"two", b"three")))
     assert report.statuses == {"verified": 2}
     assert market.run().reasons[b"plugins/one"].startswith("what is proposed was removed")
-    report = market.run(selection=Selection(plugins=(b"one",), only_failed=False))
-    assert report.model_calls == 0
+    report = market.run(selection=Selection(plugins=(b"one",)))
+    assert (report.statuses, report.model_calls) == ({"verified": 1}, 0)
+    assert market.read("plugins/one/skills/one-use/SKILL.md") == skill("one-use")
 
 
 def test_a_generator_that_breaks_fails_its_plugin_alone(market: Market) -> None:
-    def broken(*_args: Any) -> Any:
-        raise ZeroDivisionError("oops")
+    class Broken(Scripted):
+        def read_plan(self, reply: Reply, material: Material) -> Plan:
+            raise ZeroDivisionError("oops")
 
     market.generator.says["one", "generate"] = market.generator.says["one", "repair"] = [files("../../two/x")]
     report = market.run()
     assert report.statuses == {"failed": 1, "verified": 2}
-    market.generator.read_plan = broken  # type: ignore[method-assign]
+    market.generator = Broken()
+    market.generator.says["one", "plan"] = [CallError("as before", blame=Blame.REQUEST)]
     market.write("plugins/two/README.md", b"# two\n\n" + b"It is another one now, and a better one. " * 20)
     report = market.run()
     assert report.statuses == {"failed": 2, "skipped": 1}
@@ -312,7 +316,7 @@ def test_a_generator_that_breaks_fails_its_plugin_alone(market: Market) -> None:
 @pytest.mark.parametrize("path", ["../two/README.md", ".claude-plugin/plugin.json", "/etc/passwd", "link/x.md", "a//b"])
 def test_a_proposal_stays_where_it_belongs(market: Market, path: str) -> None:
     (market.source / "plugins/one/link").symlink_to("../two")
-    answer = '{"%s": "x"}' % path
+    answer = json.dumps({path: "x"})
     market.generator.says["one", "generate"] = market.generator.says["one", "repair"] = [answer]
     report = market.run()
     assert report.statuses == {"failed": 1, "verified": 2}
@@ -327,7 +331,7 @@ def test_steps_and_records_tell_the_same(market: Market) -> None:
     of_one = [step.status for step in steps if step.plugin == b"plugins/one"]
     assert of_one == ["pending", "planned", "generated", "validated", "applied", "verified"]
     assert [step.done for step in steps][-1] == steps[-1].total == 3
-    names, rows = job.site.inventory.sql("SELECT status, COUNT(*) FROM enhancements GROUP BY status")
+    _, rows = job.site.inventory.sql("SELECT status, COUNT(*) FROM enhancements GROUP BY status")
     assert rows == [("verified", 3)]
     _, ((average,),) = job.site.inventory.sql("SELECT AVG(processing_time_seconds) FROM enhancements")
     assert average > 0

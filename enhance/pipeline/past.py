@@ -1,10 +1,11 @@
 """What earlier runs say of a plugin: whether it is settled, what was written there, which answers it came from.
 
-The detail of a plugin's record holds `passing` (to be tried again), `thin`, `since` (the run that settled it),
-`answers` (the `generator_key` they are of, and the place of each phase's), and of its own run: `writes` (path → SHA-256
-and whether nothing of a person's is in it), `moves`, `dirs` (those that are made), `changes` (path → old and new
-SHA-256), `bases` (the merge bases before) and `rest` (the input's hash without what is written, where something of a
-person's is merged), all noted before anything is applied. Paths are relative to the plugin.
+The detail of a plugin's record holds `passing` (to be tried again), `unless_named` (to be had again with --plugin),
+`thin`, `since` (the run that settled it), `answers` (the `generator_key` they are of, and the place of each phase's).
+And of its own run: `before` (input and key then), `writes` (path → SHA-256 and whether nothing of a person's is in
+it), `moves`, `dirs` (those that are made), `changes` (path → old and new SHA-256), `bases` (the merge bases before)
+and `rest` (the input's hash without what is written, where something of a person's is merged): all noted before
+anything is applied. Paths are relative to the plugin.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from enhance.pipeline.job import RunJob
 from enhance.pipeline.staging import sha256
 from enhance.pipeline.statuses import path_of
 
-OF_ITS_RUN = ("writes", "moves", "dirs", "changes", "bases", "rest")
+OF_ITS_RUN = ("writes", "moves", "dirs", "changes", "bases", "rest", "before")
 """What a detail tells of its own run alone."""
 SETTLED = frozenset({Status.VERIFIED, Status.SKIPPED, Status.FAILED, Status.ROLLED_BACK})
 
@@ -93,11 +94,16 @@ class Past(Struct, frozen=True):
         sha, pure = self.intended.get(path, ("", False))
         return pure and sha == sha256(read())
 
-    def stands(self, key: str) -> bool:
-        """Whether nothing is to be done: settled under this key, and what was written is not missing elsewhere."""
+    def stands(self, key: str, *, named: bool) -> bool:
+        """Whether nothing is to be done: settled under this key.
+
+        What a person took back or removed here stays away, unless the plugin is named.
+        """
         if not self.settled or self.last is None or self.last.cache_key != key:
             return False
-        return self.here or set(self.written) <= set(self.plugin.files)
+        if named and self.detail.get("unless_named"):
+            return False
+        return (self.here and not named) or set(self.written) <= set(self.plugin.files)
 
     def base(
         self, path: bytes, mine: bytes | None, proposed: bytes, newest: bytes | None, *, anew: bool

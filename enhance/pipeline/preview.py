@@ -32,7 +32,7 @@ def look(job: RunJob) -> Preview:
 def _look_at(desk: Desk) -> tuple[Chosen, int]:
     plugin, remote = desk.plugin, desk.job.generator.remote
     findings = tuple(desk.check(Overlay(desk.live)))
-    if desk.past.stands(desk.key) and not desk.job.selection.only_failed:
+    if desk.past.stands(desk.key, named=desk.named) and not desk.job.selection.only_failed:
         return Chosen(plugin.path, findings, "nothing: unchanged since the last run", (0, 0), False, ""), 0
     overlay, edits = desk.mended()
     diff = "".join(_diff(desk, overlay))

@@ -199,11 +199,14 @@ def _forget(job: RunJob, record: RunRecord, row: EnhancementRecord, changes: dic
     gone = {path: (changes[path][0] if bases.get(path) else "") for path in written if path in changes}
     if gone:
         job.records.store_written(**where, files=gone)
+    input_sha256, cache_key = row.detail.get("before", ("", ""))
     job.records.set_status(
         **where,
         plugin_name=row.plugin_name,
         enhancement_type=row.enhancement_type,
         status=Status.ROLLED_BACK,
         reason="taken back by 'drkit enhance rollback'",
-        detail=row.detail,
+        input_sha256=input_sha256,
+        cache_key=cache_key,
+        detail={**row.detail, "unless_named": True},
     )

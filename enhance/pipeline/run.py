@@ -113,6 +113,7 @@ class Run:
         try:
             desk = Desk(self.job, scene, plugin, self.run)
             entry.input_sha256, entry.cache_key = desk.material.input_sha256, desk.key
+            entry.detail["before"] = [entry.input_sha256, entry.cache_key]
             verdict = decide(desk, asker, statuses)
         except OSError as error:
             verdict = Verdict(Status.FAILED, f"it cannot be read: {error}", passing=True)
@@ -199,6 +200,8 @@ def enact(this: Run, desk: Desk, verdict: Verdict, statuses: Statuses) -> None:
         return _fail(statuses, path, f"{show_path(gone[0])} is not on the disk as it was written", passing=True)
     note_outcome(desk, this.run, entry, draft, applied, files_after(desk.plugin.files, path, applied.changes))
     status, reason = _conclusion(desk, verdict)
+    if status is Status.SKIPPED:
+        entry.detail["unless_named"] = True
     statuses.reach(path, status, reason)
     return None
 

@@ -194,11 +194,7 @@ def decide(desk: Desk, asker: Asker, statuses: Statuses) -> Verdict:
     """Return what is to become of a plugin; calls are made, and statuses reached, on the way."""
     job, past, entry = desk.job, desk.past, statuses.entries[desk.plugin.path]
     again = job.selection.only_failed
-    if (
-        not again
-        and past.stands(desk.key)
-        and not (desk.named and past.last and past.last.status == Status.ROLLED_BACK)
-    ):
+    if not again and past.stands(desk.key, named=desk.named):
         return _as_before(desk, entry.detail)
     overlay, edits = desk.mended()
     if desk.meets(overlay):
@@ -264,6 +260,7 @@ def _as_before(desk: Desk, detail: dict[str, object]) -> Verdict:
     if last.status == Status.FAILED:
         return Verdict(Status.FAILED, last.reason)
     if last.status == Status.ROLLED_BACK:
+        detail["unless_named"] = True
         return Verdict(Status.SKIPPED, f"it was rolled back in {last.run}: name it with --plugin to have it again")
     if last.status == Status.SKIPPED:
         return Verdict(Status.SKIPPED, last.reason)
