@@ -105,12 +105,7 @@ def test_the_name_of_a_skill_that_is_only_a_placeholder_is_not_taken() -> None:
         ({"LICENSE": "MIT License"}, "no text to write from"),
         ({"README.md": "# X\n\n## License\n\nMIT\n"}, "do not say what it does"),
         (VAGUE, "any plugin"),
-        (
-            {
-                "README.md": "# X\n\nFinds slow queries in logs.\n\n## Features\n\n- Good defaults for all\n- Works everywhere\n"
-            },
-            "any plugin",
-        ),
+        ({"README.md": "# X\n\nFinds slow queries in logs.\n"}, "too little"),
         ({"README.md": "# X\n\nStatus: under development.\n\n## Planned Features\n\n- Finds queries\n"}, "announced"),
     ],
 )
