@@ -14,7 +14,7 @@ from enhance.generators import GENERATORS, make
 from enhance.generators.base import BadReply
 from enhance.generators.offline import Offline
 from enhance.generators.offline.composing import ROOMS
-from enhance.model import Finding, Material, Plan, Reply
+from enhance.model import Finding, Material, Plan, Plugin, Reply
 from tests.support.offline import COMMAND, README, TEXTS, by_the_specification, errors, material, plan, propose, skill
 
 CODE = "\n\n".join(f"def step_{number}(rows):\n    return rows[{number}]" for number in range(900))
@@ -96,6 +96,15 @@ def test_the_name_of_a_skill_that_is_only_a_placeholder_is_not_taken() -> None:
     sizes = {**found.sizes, b"skills/slow-queries/SKILL.md": 12}
     held = Material(found.plugin, found.profile, found.texts, sizes, found.input_sha256, thin=False)
     assert [one.name for one in plan(held).skills] == ["slow-queries-guide"]
+
+
+def test_the_name_of_what_was_written_before_stays() -> None:
+    """What enhance wrote is among the plugin's files, but in neither texts nor sizes."""
+    found = material(TEXTS)
+    files = (*found.plugin.files, b"skills/slow-queries/SKILL.md")
+    plugin = Plugin(found.plugin.path, found.plugin.name, found.plugin.category, found.plugin.manifest, files)
+    again = Material(plugin, found.profile, found.texts, found.sizes, found.input_sha256, thin=False)
+    assert propose(again) == propose(found)
 
 
 @pytest.mark.parametrize(
