@@ -72,6 +72,8 @@ def run(
     """
     ours, its = socket.socketpair()
     mark = random(16).hex()
+    environ = os.environ if environ is None else environ
+    marks = ":".join(filter(None, (environ.get(MARK), mark)))  # a guarded command may guard one itself
     arguments = [sys.executable, "-I", "-S", keeper.__file__, str(its.fileno()), str(grace_s), *command]
     with ours:
         with its:
@@ -79,7 +81,7 @@ def run(
                 arguments,
                 stdout=output,
                 stderr=output,
-                env={**(os.environ if environ is None else environ), MARK: mark},
+                env={**environ, MARK: marks},
                 pass_fds=[its.fileno()],
                 start_new_session=True,
             )
@@ -180,19 +182,22 @@ def _alive(process: Process) -> dict[int, int]:
         for pid, identity in ((process.pid, process.identity), (process.keeper, process.keeper_identity))
         if identity and pid in table and osutil.process_identity(pid) == identity
     }
-    mark = f"{MARK}={process.mark}".encode()
-    tops |= {pid for pid in table if mark in _environ(pid)}
+    tops |= {pid for pid in table if process.mark in _marks(pid)}
     ours = tops | keeper.descendants(table, tops)
     ours |= {pid for pid, status in table.items() if process.pid in tops and status.group == process.group}
     return {pid: table[pid].start for pid in ours - {os.getpid()} if table[pid].alive}
 
 
-def _environ(pid: int) -> list[bytes]:
+def _marks(pid: int) -> list[str]:
+    """Return the marks of all the guards that a process is under."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read().split(b"\0")
+            variables = file.read().split(b"\0")
     except OSError:  # another user's, or gone
         return []
+    own = f"{MARK}=".encode()
+    found = [one.removeprefix(own) for one in variables if one.startswith(own)]
+    return b":".join(found).decode("ascii", "replace").split(":")
 
 
 def _send(pid: int, start: int, number: signal.Signals) -> None:

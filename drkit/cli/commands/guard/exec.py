@@ -51,9 +51,7 @@ def command(
     source: Annotated[str, typer.Option("--source", metavar="DIR", help="The directory that the plugins are in.")],
     validate: Annotated[
         str,
-        typer.Option(
-            "--validate", metavar="CMD", help="Then run this, by the shell; if it fails, all is undone."
-        ),
+        typer.Option("--validate", metavar="CMD", help="Then run this, by the shell; if it fails, all is undone."),
     ] = "",
     ignore: Annotated[
         list[str] | None,
