@@ -27,6 +27,8 @@ class Narrator:
     def __init__(self, console: Console, planned: Mapping[bytes, int]) -> None:
         self.planned = planned
         self.forecast: Forecast | None = None
+        self.last: Status | None = None
+        """The status that was told last."""
         self._console = console
         self._terminal = console.err.isatty() and not console.json
         self._counts: dict[Status, int] = {}
@@ -41,6 +43,7 @@ class Narrator:
 
     def step(self, step: Step) -> None:
         """Tell that a plugin has its final status."""
+        self.last = step.status
         if step.status not in FINAL:
             return
         self._counts[step.status] = self._counts.get(step.status, 0) + 1

@@ -11,6 +11,7 @@ from drkit.cli import Console, Session, count, duration, path_text
 from drkit.clock import utc_now
 from drkit.errors import UsageError
 from enhance.commands import options, plan
+from enhance.model import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,12 +142,22 @@ def _run(
         "pace": structs.asdict(settings.pace),
         "planned": {path_text(path): calls for path, calls in planned.items() if calls},
     }
+    send = job.flush
     with Narrator(console, planned) as narrator:
+
+        def flush() -> None:
+            # An object for each plugin that was passed over would cost a store more than it tells.
+            if narrator.last is not Status.SKIPPED:
+                send()
+
         calls = _calls(job, settings, most, until, narrator) if job.generator.remote else None
-        job = structs.replace(job, options=recorded, notify=narrator.step, calls=calls)
-        if plan_out:
-            return pipeline.plan_out(job, plan_out)
-        return pipeline.apply_file(job, apply) if apply else pipeline.run(job)
+        job = structs.replace(job, options=recorded, notify=narrator.step, calls=calls, flush=flush)
+        try:
+            if plan_out:
+                return pipeline.plan_out(job, plan_out)
+            return pipeline.apply_file(job, apply) if apply else pipeline.run(job)
+        finally:
+            send()
 
 
 def _calls(
