@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from drkit.inventory import EnhancementRecord
     from enhance.commands.narrator import Narrator
     from enhance.pace import Limit
     from enhance.pipeline import RunJob, RunReport
@@ -102,7 +103,7 @@ def command(
         session.console.warn(f"no limit is configured for {most.model}: see docs/pacing.md")
     report = _run(session.console, job, settings, most, until, plan_out=plan_out, apply=apply)
     session.console.result({**report.plain(), "preview": None})
-    show(session.console, report)
+    show(session.console, report, job.records.statuses(report.run))
     return report.exit_code
 
 
@@ -187,10 +188,11 @@ def _dry_run(console: Console, job: RunJob, most: Limit) -> int:
     return 0
 
 
-def show(console: Console, report: RunReport) -> None:
-    """Print a report for people."""
-    for path, reason in sorted(report.reasons.items()):
-        console.line(f"{path_text(path) or '.'}: {reason}")
+def show(console: Console, report: RunReport, rows: list[EnhancementRecord]) -> None:
+    """Print a report for people. Why plugins were skipped is in 'drkit enhance report'."""
+    for row in rows:
+        if row.status in {Status.FAILED, Status.PARKED}:
+            console.line(f"{row.status} {path_text(row.plugin_path) or '.'}: {row.reason}")
     for path in report.changed_by_others:
         console.warn(f"changed by somebody else during the run: {path_text(path)}")
     for path in report.absent:
