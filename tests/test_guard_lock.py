@@ -20,6 +20,7 @@ from msgspec import structs
 from drkit.errors import LockedError, StoreError
 from drkit.guard import TreeLock, Waiting, recover
 from drkit.guard.journal import Edit, Journal
+from drkit.guard.recover import recovered
 from drkit.guard.state import key, open_state_dir
 from tests.support.guarding import Edited, state_dir
 
@@ -298,6 +299,23 @@ class TestJournals:
             path.write_bytes(path.read_bytes().replace(b'"source":"', b'"source":"L290aGVy'))
         assert recover(source) == []
         assert stage.exists()
+
+    def test_nobody_edits_what_somebody_else_is_just_putting_back(self, tmp_path: Path) -> None:
+        source = bytes(tmp_path)
+        (tmp_path / "one").mkdir()
+        busy = Journal.create(structs.replace(EDIT, source=source, plugin=b"one"))  # locked: somebody is at it
+        for path, possible in ((b"one", False), (b"one/inner", False), (b"", False), (b"two", True)):
+            lock = TreeLock.plugin(source, path, Waiting(0.05))
+            if possible:
+                with recovered(lock, source) as done:
+                    assert done == []
+            else:
+                with pytest.raises(LockedError, match="putting back"), recovered(lock, source):
+                    pytest.fail("the lock although the plugin is not put back yet")
+            assert free(TreeLock.exclusive(source, NOW))
+        busy.close()
+        with recovered(TreeLock.plugin(source, b"one", NOW), source) as done:
+            assert [one.done for one in done] == ["put back"]
 
     def test_a_plugin_that_is_gone_by_now_is_left_alone(self, tmp_path: Path) -> None:
         edited = Edited(tmp_path / "e")

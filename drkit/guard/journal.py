@@ -149,7 +149,21 @@ class Journal:
 
     @classmethod
     def left(cls, source: bytes) -> list[Self]:
-        """Take over the journals of this user about a source whose processes have died, oldest name first."""
+        """Take over the journals of this user about a source whose processes have died."""
+        found = []
+        for journal, locked in cls.opened(source):
+            if locked:
+                found.append(journal)
+            else:
+                journal.close()
+        return found
+
+    @classmethod
+    def opened(cls, source: bytes) -> list[tuple[Self, bool]]:
+        """Open all journals of this user about a source; with each, whether it was left by a dead one, and is ours now.
+
+        The others may only be read.
+        """
         found = []
         state_fd = open_state_dir()
         try:
@@ -158,7 +172,7 @@ class Journal:
                 if name.startswith(prefix) and name.endswith(b".journal"):
                     journal = cls._open(state_fd, name)
                     if journal is not None:
-                        found.append(journal)
+                        found.append((journal, journal._lock()))
         finally:
             os.close(state_fd)
         return found
@@ -172,10 +186,7 @@ class Journal:
         found = os.fstat(fd)
         ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
         if ours and not found.st_mode & 0o077:
-            journal = cls(os.dup(state_fd), name, fd)
-            if journal._lock():
-                return journal
-            os.close(journal._state_fd)
+            return cls(os.dup(state_fd), name, fd)
         os.close(fd)
         return None
 

@@ -17,7 +17,7 @@ from drkit.guard.permit import SEAL, Change, EditPermit, StagedPlugin, Validator
 from drkit.guard.proof import check_stores, prove
 from drkit.guard.recover import recovered
 from drkit.guard.site import Policy, Site
-from drkit.guard.snapshot import find_snapshot, take_snapshot
+from drkit.guard.snapshot import take
 from drkit.guard.staging import Changes, Staging
 from drkit.guard.tree import Tree, open_dir, read_file, read_tree
 from drkit.model import show_path
@@ -66,8 +66,7 @@ def protect(
 def _enter(
     plugin: bytes, site: Site, policy: Policy, tags: tuple[str, ...], root_fd: int, excludes: Globs
 ) -> tuple[EditPermit, Staging, Tree]:
-    report = take_snapshot(site, tags=tags)
-    ref = find_snapshot(site, report.snapshot)
+    report, ref = take(site, tags)
     try:
         row = site.repo.plugin(site.repo.load(ref), os.fsdecode(plugin) or ".")
     except UsageError as error:

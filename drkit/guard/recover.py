@@ -17,7 +17,7 @@ from drkit.guard.site import Site
 from drkit.guard.tree import open_dir
 from drkit.model import show_path
 
-_ROUNDS = 10
+_STEP_S = 0.02
 
 
 class Recovered(Struct, frozen=True):
@@ -43,38 +43,61 @@ def recover(source: bytes, *, site: Site | None = None, waiting: Waiting | None 
     long, StoreError or GuardRefused if it cannot be put back: then it stays for the next time.
     """
     done = []
-    for journal in Journal.left(source):
-        try:
+    left = Journal.left(source)
+    try:
+        for journal in left:
             result = _recover(journal, source, site, waiting or (site.waiting if site else None))
-        except BaseException:
+            journal.abandon()
+            if result is not None:
+                done.append(result)
+                if site is not None:
+                    _audit(site, result)
+    finally:
+        for journal in left:
             journal.close()
-            raise
-        journal.abandon()
-        if result is not None:
-            done.append(result)
-            if site is not None:
-                _audit(site, result)
     return done
 
 
 @contextmanager
 def recovered(lock: TreeLock, source: bytes, *, site: Site | None = None) -> Iterator[list[Recovered]]:
     """Hold a lock of a source for a block, after everything that was left there has been put back."""
+    waiting = lock.waiting
+    until = waiting.monotonic() + waiting.timeout_s
     done: list[Recovered] = []
-    for _ in range(_ROUNDS):
-        done += recover(source, site=site, waiting=lock.waiting)
+    while True:
+        done += recover(source, site=site, waiting=waiting)
         with lock:
-            if not _any_left(source):
+            if not _any_left(source, lock):
                 yield done
                 return
-    raise LockedError(f"commands on {show_path(source)} die faster than they can be put back")
+        left_s = until - waiting.monotonic()
+        if left_s <= 0:
+            raise LockedError(f"somebody else is putting back what was interrupted in {show_path(source)}")
+        waiting.sleep(min(_STEP_S, left_s))
 
 
-def _any_left(source: bytes) -> bool:
-    left = Journal.left(source)
-    for journal in left:
-        journal.close()
-    return bool(left)
+def _any_left(source: bytes, lock: TreeLock) -> bool:
+    """Whether there is something to put back by now, or somebody is at it and waits for the lock that is held here.
+
+    Who writes below a lock's path has a lock that excludes it: so every journal about that is a dead one's.
+    """
+    journals = Journal.opened(source)
+    try:
+        return any(locked or _concerns(journal.read(), lock) for journal, locked in journals)
+    finally:
+        for journal, _ in journals:
+            journal.close()
+
+
+def _concerns(record: Edit | Command | None, lock: TreeLock) -> bool:
+    if isinstance(record, Edit):
+        edited = os.path.join(record.source, record.plugin) if record.plugin else record.source
+        return any(_lies_in(path, edited) or _lies_in(edited, path) for path in lock.paths)
+    return record is not None
+
+
+def _lies_in(path: bytes, directory: bytes) -> bool:
+    return (path + b"/").startswith(directory.rstrip(b"/") + b"/")
 
 
 def _recover(journal: Journal, source: bytes, site: Site | None, waiting: Waiting | None) -> Recovered | None:

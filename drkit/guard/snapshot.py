@@ -22,6 +22,13 @@ def take_snapshot(
     `judge` may add tags when it has seen it; see `backup`.
     Rows are recorded here, not sent: whoever runs the command sends them when it ends.
     """
+    return take(site, tags, judge)[0]
+
+
+def take(
+    site: Site, tags: tuple[str, ...], judge: Callable[[Snapshot], Sequence[str]] | None = None
+) -> tuple[BackupReport, SnapshotRef]:
+    """Take a snapshot as `take_snapshot` does; return also where it is."""
     report = backup(
         site.repo,
         site.source,
@@ -32,10 +39,9 @@ def take_snapshot(
         in_use=site.in_use,
         judge=judge,
     )
-    record_snapshot(
-        site.inventory, site.repo, find_snapshot(site, report.snapshot), look_for_packs=report.packs > 0, report=report
-    )
-    return report
+    ref = find_snapshot(site, report.snapshot)
+    record_snapshot(site.inventory, site.repo, ref, look_for_packs=report.packs > 0, report=report)
+    return report, ref
 
 
 def find_snapshot(site: Site, snapshot: str) -> SnapshotRef:
