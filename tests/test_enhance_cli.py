@@ -281,6 +281,13 @@ def test_a_plan_is_applied_later_or_found_stale(site: Enhancing) -> None:
         assert site("run", site.source, *words).code == 2
 
 
+def test_replay_answers_from_what_was_stored(site: Enhancing) -> None:
+    site.run("--plan-out", str(site.cli.home / "plan.json"))
+    made = len(site.generator.calls)
+    done = site.run("--generator", "replay")
+    assert (done["statuses"], done["model_calls"], len(site.generator.calls)) == ({"verified": 3}, 0, made)
+
+
 # Looking back
 
 
