@@ -11,7 +11,7 @@ from enhance.pipeline.job import Chosen, Preview, RollbackReport, RunJob, RunRep
 from enhance.pipeline.planfile import apply_file, plan_out
 from enhance.pipeline.preview import look
 from enhance.pipeline.rollback import rollback
-from enhance.pipeline.run import run
+from enhance.pipeline.running import run
 
 __all__ = [
     "Chosen",

@@ -20,7 +20,7 @@ from enhance.discover import Discovery
 from enhance.model import Plugin, Status
 from enhance.pipeline.asking import Asker
 from enhance.pipeline.job import RunJob, RunReport, Selection
-from enhance.pipeline.run import Run, enact, find, only_run
+from enhance.pipeline.running import Run, enact, find, only_run
 from enhance.pipeline.staging import Overlay, misplaced, sha256
 from enhance.pipeline.statuses import Statuses, path_key, path_of
 from enhance.pipeline.worker import Desk, Kind, Verdict, decide

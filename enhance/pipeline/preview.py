@@ -11,7 +11,7 @@ from enhance.generators.base import BadReply
 from enhance.model import Plugin
 from enhance.pipeline.asking import lookup
 from enhance.pipeline.job import Chosen, Preview, RunJob
-from enhance.pipeline.run import find
+from enhance.pipeline.running import find
 from enhance.pipeline.select import select
 from enhance.pipeline.staging import Overlay
 from enhance.pipeline.worker import Desk

@@ -18,7 +18,7 @@ from enhance.discover import Discovery, join
 from enhance.model import Status
 from enhance.pipeline.applying import disk_sha256
 from enhance.pipeline.job import RollbackReport, RunJob
-from enhance.pipeline.run import find, only_run
+from enhance.pipeline.running import find, only_run
 from enhance.pipeline.select import named
 from enhance.pipeline.staging import sha256
 from enhance.pipeline.statuses import path_of
