@@ -74,6 +74,7 @@ class EntryReader:
         self._left_out: list[str] = []
         self._databases = databases
         self._links: dict[tuple[int, int], int] = {}
+        self._group = b""
         self.data: bytes | None = None
         """Content of the file that was read last, if it was a small one."""
         self.stat: os.stat_result | None = None
@@ -88,8 +89,13 @@ class EntryReader:
             self._links[key] = number
         return number
 
-    def entry(self, seen: Seen) -> Entry | None:
-        """Return the entry of a path as it is now; None, with a warning, if it cannot be read."""
+    def entry(self, seen: Seen, plugin: bytes | None = None) -> Entry | None:
+        """Return the entry of a path as it is now; None, with a warning, if it cannot be read.
+
+        `plugin` is the path of the innermost plugin that it belongs to.
+        """
+        # What lies in plugins of one name, or in files of one name that belong to none, is probably alike.
+        self._group = os.path.basename(seen.path) if plugin is None else b"/" + os.path.basename(plugin)
         self.data = None
         self.stat = seen.stat
         entry = None
@@ -177,7 +183,7 @@ class EntryReader:
                 digest = sha256(data)
                 blob_id = digest.digest()
                 if data and not self._packer.has(blob_id):
-                    self._packer.add(blob_id, data)
+                    self._packer.add(blob_id, data, self._group)
                 return _Content(len(data), digest.hexdigest(), (), status, xattrs, still, data[:HEADER])
         return self._read_large(full)
 
