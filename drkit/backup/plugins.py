@@ -76,7 +76,7 @@ class PluginTracker:
             return plugin.known
         cut = len(plugin.path) + 1 if plugin.path else 0
         rows = [item if len(item) == 3 else _recall(*item) for item in items]
-        digest = hashlib.sha256(b"".join([treehash.row(path[cut:], tail) for path, tail, _ in rows]))
+        digest = hashlib.sha256(treehash.rows([path for path, _, _ in rows], [tail for _, tail, _ in rows], cut))
         sizes = [size for _, tail, size in rows if tail[4] == _FILE]
         name, version = self._name(plugin, (path for path, _, _ in rows))
         text, b64 = text_or_b64(plugin.path) if plugin.path else ("", "")

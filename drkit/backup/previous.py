@@ -28,8 +28,7 @@ def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
                 continue
             paths = [entry.raw_path for entry in entries]
             lines = b"".join(manifest.encode_line(entry) for entry in entries)
-            tails = [treehash.entry_tail(entry) for entry in entries]
-            rows = b"".join(map(treehash.row, paths, tails))
+            rows = treehash.rows(paths, treehash.entry_tails(entries))
             keys = b"".join(bytes.fromhex(child)[:16] for child in manifest.child_ids(entries))
             final = not (nodes.cuts_segment(paths[-1]) or nodes.is_full(len(paths), len(lines)))
             node_id = bytes.fromhex(segment.id)

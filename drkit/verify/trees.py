@@ -75,7 +75,7 @@ class _Plugins:
         if not self._open:
             self._items.clear()
         cut = len(plugin.prefix)  # which leaves the plugin's own root without a path
-        rows = b"".join([treehash.row(path[cut:], tail) for path, tail, _ in items])
+        rows = treehash.rows([path for path, _, _ in items], [tail for _, tail, _ in items], cut)
         sizes = [entry.size for _, _, entry in items if entry.type == "f"]
         self._close(plugin.row, hashlib.sha256(rows).hexdigest(), sizes)
         return True
@@ -116,8 +116,8 @@ class TreeVerifier:
                 self._report(Finding("segment-lost", where, segment.lost, ELSEWHERE))
                 continue
             self._blobs(name, segment)
-            tails = [treehash.entry_tail(entry) for entry in segment.entries]
-            whole.add_rows(b"".join(map(treehash.row, segment.paths, tails)))
+            tails = treehash.entry_tails(segment.entries)
+            whole.add_rows(treehash.rows(segment.paths, tails))
             counts.add(segment.entries)
             plugins.add(segment.entries, segment.paths, tails)
         while plugins.close_innermost():
