@@ -95,7 +95,7 @@ class EntryReader:
         `plugin` is the path of the innermost plugin that it belongs to.
         """
         # What lies in plugins of one name, or in files of one name that belong to none, is probably alike.
-        self._group = os.path.basename(seen.path) if plugin is None else b"/" + os.path.basename(plugin)
+        self._group = seen.path.rpartition(b"/")[2] if plugin is None else b"/" + plugin.rpartition(b"/")[2]
         self.data = None
         self.stat = seen.stat
         entry = None
