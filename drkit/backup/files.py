@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from typing import Protocol
 
@@ -192,14 +193,18 @@ class EntryReader:
         self.data = None
         for _ in range(_ATTEMPTS):
             fd, before = open_file(full)
-            with open(fd, "rb", buffering=0) as file:
+            # The whole is hashed on a thread of its own, while this one looks for the next chunk and hashes that.
+            with open(fd, "rb", buffering=0) as file, ThreadPoolExecutor(1) as hasher:
                 digest = sha256()
+                hashed: Future[None] | None = None
                 size = 0
                 blobs: list[bytes] = []
                 header = b""
                 for chunk in chunker.cut(file, self._settings):
                     header = header or bytes(chunk[:HEADER])
-                    digest.update(chunk)
+                    if hashed is not None:
+                        hashed.result()
+                    hashed = hasher.submit(digest.update, chunk)
                     blob_id = sha256(chunk).digest()
                     if not self._packer.has(blob_id):
                         self._packer.add_chunk(blob_id, chunk)
