@@ -74,6 +74,8 @@ ensure_venv() {
         (cd -- "$ROOT" && "$install")
         printf '%s\n' "$wanted" >"$stamp"
     fi
+    # As an installation has it, even where PYTHONDONTWRITEBYTECODE is set: without it each start compiles everything.
+    "$VENV/bin/python" -m compileall -q "$ROOT/drkit" "$ROOT/enhance" || true
     exec 9<&-
 }
 

@@ -30,6 +30,7 @@ VENDORS = {
     "rich": ("drkit.cli",),
     "zstandard": (
         "drkit.format.frames",
+        "drkit.backup.cached",
         "drkit.backup.statcache",
         "drkit.repo.packer",
         "drkit.inventory.objects",

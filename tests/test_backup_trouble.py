@@ -89,6 +89,7 @@ def test_a_file_that_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatc
 
 def test_a_directory_that_cannot_be_listed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.take()
+    bench.write("a/new", b"looked for")
     with monkeypatch.context() as patch:
         at_call(patch, "scandir", bench.root / "a", raising(errno.EACCES), first=False)
         report = bench.take()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from drkit.backup.statcache import NEVER, read_cache
+from drkit.backup import glance
+from drkit.backup.cached import NEVER
+from drkit.backup.statcache import read_cache
 from drkit.model import Kind
 from drkit.repo.index import read_pack_table
 from drkit.repo.names import pack_id_of
@@ -149,16 +152,20 @@ class Frozen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *paths: bytes) -> None:
         stats: dict[bytes, os.stat_result] = {}
-        walk = Walker.walk
+        walk, lstat = Walker.walk, os.lstat
 
-        def frozen(walker: Walker) -> Iterator[Seen]:
-            for seen in walk(walker):
+        def frozen(walker: Walker, untouched: Callable[[bytes], bool] | None) -> Iterator[Seen]:
+            for seen in walk(walker, untouched):
                 if seen.path in paths:
                     yield Seen(seen.path, stats.setdefault(seen.path, seen.stat), seen.kind)
                 else:
                     yield seen
 
+        def glanced(full: bytes) -> os.stat_result:
+            return stats.get(os.path.basename(full)) or lstat(full)
+
         monkeypatch.setattr(Walker, "walk", frozen)
+        monkeypatch.setattr(glance, "os", SimpleNamespace(lstat=glanced))
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def _small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backup of some 100 KB writes several packs."""
     monkeypatch.setattr("drkit.repo.packer.PACK_TARGET", 20_000)
     monkeypatch.setattr("drkit.repo.packer.FRAME_TARGET", 5_000)
+    monkeypatch.setattr("drkit.repo.packer.POOL_TARGET", 10_000)
     monkeypatch.setattr("drkit.repo.treewriter.PACK_TARGET", 20_000)
     monkeypatch.setattr("drkit.repo.treewriter.SMALL_BACKUP", 10_000)
 

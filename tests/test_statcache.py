@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from drkit.backup.statcache import Cached, CacheWriter, Summary, cache_path, read_cache
+from drkit.backup.cached import Cached
+from drkit.backup.statcache import CacheWriter, Summary, cache_path, read_cache
 from drkit.model import PluginRow
 from tests.support.backups import SMALL_CHUNKS, Bench, check_against_source, many_segments
 from tests.support.edits import Tree, start
@@ -26,7 +27,7 @@ def bench(tmp_path: Path) -> Bench:
 
 def segments(count: int) -> list[Cached]:
     return [
-        Cached(
+        Cached.fresh(
             bytes([number]) * 32,
             [b"%d" % number, b"%d/\xff" % number],
             [(number, -number, 2**62, 2**64 - 1), (1, 2, 3, 4)],
@@ -171,9 +172,10 @@ def test_a_cache_that_is_replaced_while_it_is_read_stays_what_it_was(tmp_path: P
     write(path, segments(200), SUMMARY)
     previous = read_cache(path)
     assert previous is not None
-    first = next(previous.segments)
+    found = iter(previous.segments)
+    first = next(found)
     write(path, segments(3), Summary("6" * 64, [], {}))
-    assert list(map(plain, [first, *previous.segments])) == list(map(plain, segments(200)))
+    assert list(map(plain, [first, *found])) == list(map(plain, segments(200)))
 
 
 def test_two_threads_may_ask_for_lines(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_wrong_row_of_a_plugin(bench: Bench, monkeypatch: pytest.MonkeyPatch, 
         return msgspec.structs.replace(row, **change) if row.name == "one" else row
 
     monkeypatch.setattr(PluginTracker, "closes", wrong)
+    os.utime(bench.root / "one")
     bench.take()
     report = found_from(bench, Level.EXISTS, "plugin-hash" if "tree_sha256" in change else "counts", latest=True)
     (finding,) = report.findings
@@ -77,6 +78,7 @@ def test_a_plugin_that_is_not_there(bench: Bench, monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr("drkit.backup.scan.sort_key", lambda raw: raw)
     (bench.root / "two" / MARKER).unlink()
+    os.utime(bench.root / "one")
     bench.take()
     (finding,) = found_from(bench, Level.EXISTS, "plugin-missing", latest=True).findings
     assert finding.object.endswith(" chunks")
@@ -117,8 +119,8 @@ def test_a_file_of_another_size_than_its_content(
 ) -> None:
     original = EntryReader.entry
 
-    def entry(reader: EntryReader, seen: Seen) -> Entry | None:
-        made = original(reader, seen)
+    def entry(reader: EntryReader, seen: Seen, plugin: bytes | None) -> Entry | None:
+        made = original(reader, seen, plugin)
         return msgspec.structs.replace(made, size=made.size + 1) if made and made.path == path else made
 
     monkeypatch.setattr(EntryReader, "entry", entry)

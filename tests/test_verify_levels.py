@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from drkit.model import Finding, Kind, Level, PackId
 from drkit.progress import NullProgress
 from drkit.repo.index import read_pack_table, stored_packs
 from drkit.repo.names import pack_name
+from drkit.store import LocalStore
 from drkit.verify import verify
 from tests.support.backups import SMALL_CHUNKS, Bench
 from tests.support.faults import FaultyStore
@@ -239,3 +243,64 @@ def test_the_repair_of_settings(bench: Bench) -> None:
     assert "copy the intact one" in finding.repair
     bench.store.put("drkit.json", bench.store.get("drkit-copy.json"), overwrite=True)
     assert check(bench, Level.EXISTS).findings == ()
+
+
+# A second process reads the packs
+
+
+def on_disk(bench: Bench, home: Path) -> Bench:
+    """The same repository in a directory, which another process can read."""
+    store = LocalStore(os.fsencode(home / "copy"))
+    store.prepare()
+    for info in bench.store.list(""):
+        store.put(info.name, bench.store.get(info.name))
+    return bench.beside(store, bench.home)
+
+
+@pytest.mark.parametrize("damage", [None, flip(100), flip(-40), lambda data: data[:-7]])
+def test_a_second_process_finds_the_same(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes] | None
+) -> None:
+    if damage is not None:
+        alter(bench, pack_name(largest(bench)), damage)
+    local = on_disk(bench, tmp_path)
+    expected = check(local, Level.CONTENT, every_pack=True)
+    started = spy_on_processes(monkeypatch)
+    report = check(local, Level.CONTENT, every_pack=True)
+    assert set(report.findings) == set(expected.findings)
+    assert (report.packs_read, report.bytes_read) == (expected.packs_read, expected.bytes_read)
+    assert [process.poll() is not None for process in started] == [True]
+
+
+@pytest.mark.parametrize("program", ["", "import sys; sys.stdin.readline()", "raise SystemExit(1) #{path}{url}{level}"])
+def test_packs_that_a_second_process_does_not_read_are_read_all_the_same(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    alter(bench, pack_name(largest(bench)), flip(100))
+    local = on_disk(bench, tmp_path)
+    expected = check(local, Level.CONTENT, every_pack=True)
+    monkeypatch.setattr("drkit.verify.apart._PROGRAM", program)
+    started = spy_on_processes(monkeypatch)
+    assert set(check(local, Level.CONTENT, every_pack=True).findings) == set(expected.findings)
+    assert len(started) == 1
+
+
+def test_without_a_second_process(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = on_disk(bench, tmp_path)
+    monkeypatch.setattr(sys.modules["drkit.verify.verify"], "_APART", 0)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
+    assert check(local, Level.CONTENT, every_pack=True).findings == ()
+
+
+def spy_on_processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Let a second process be started for any number of bytes; return those that are."""
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(sys.modules["drkit.verify.verify"], "_APART", 0)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -10,9 +11,11 @@ from time import monotonic
 from msgspec import structs
 
 from drkit import __version__
+from drkit.backup.cached import NEVER
 from drkit.backup.checks import check_source, unreadable
 from drkit.backup.commit import IndexWriter, commit
 from drkit.backup.files import EntryReader
+from drkit.backup.glance import glance, stat_of
 from drkit.backup.live import Databases, InUse
 from drkit.backup.plugins import write_plugin_table
 from drkit.backup.previous import from_manifest
@@ -133,7 +136,10 @@ class _Job:
             with CacheWriter(None if dry_run else self._cache, packer.workers) as cache:
                 recorder = Recorder(tree, packer, cache)
                 started = self._now()
+                horizon_ns = int(started.timestamp() * 1e9) - _SLACK_NS
                 tick = self._ticker(lock, packer, started)
+                complete = self._complete(previous)
+                root = stat_of(os.lstat(self._source))
                 scan = Scan(
                     self._source,
                     previous,
@@ -141,11 +147,12 @@ class _Job:
                         self._source, packer, queue, repo.config.chunker, self._warn, tick, self._databases
                     ),
                     databases=self._databases,
+                    marked=glance(previous, self._source, root, self._rules()) if complete else None,
                     recorder=recorder,
                     packer=packer,
-                    complete=self._complete(previous),
+                    complete=complete,
                     blobs=repo.reader(),
-                    horizon_ns=int(started.timestamp() * 1e9) - _SLACK_NS,
+                    horizon_ns=horizon_ns,
                     progress=self._progress,
                     tick=tick,
                 )
@@ -159,7 +166,14 @@ class _Job:
                 name, data = snapshot_format.encode(taken)
                 if lock is not None:
                     commit(repo, lock, name, data, self._condemned)
-                    self._save_cache(cache, snapshot_format.parse_name(name)[1], scan, previous)
+                    summary = Summary(
+                        snapshot_format.parse_name(name)[1],
+                        scan.rows,
+                        self._packs(previous),
+                        root if max(root[1:3]) < horizon_ns else NEVER,
+                        "" if self._warnings else self._rules(),
+                    )
+                    self._save_cache(cache, summary)
         return BackupReport(
             snapshot="" if dry_run else snapshot_format.parse_name(name)[1],
             parent=taken.parent,
@@ -291,13 +305,18 @@ class _Job:
 
         return tick
 
-    def _save_cache(self, cache: CacheWriter, snapshot: str, scan: Scan, previous: Previous) -> None:
+    def _rules(self) -> str:
+        """Return a name for all that decides which paths are taken, and which are plugins."""
+        return hashlib.sha256(repr((self._options.excludes, self._options.rules, self._location)).encode()).hexdigest()
+
+    def _packs(self, previous: Previous) -> dict[bytes, int]:
         if self._loaded is not None:
-            packs = {bytes(pack.id): pack.size for pack in self._loaded.index.packs.values()}
-        else:
-            packs = previous.summary.packs if previous.summary else {}
+            return {bytes(pack.id): pack.size for pack in self._loaded.index.packs.values()}
+        return previous.summary.packs if previous.summary else {}
+
+    def _save_cache(self, cache: CacheWriter, summary: Summary) -> None:
         try:
-            cache.commit(Summary(snapshot, scan.rows, packs))
+            cache.commit(summary)
         except OSError as error:
             self._warnings.append(
                 f"the stat cache could not be written ({error.strerror}): the next backup reads all files"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from typing import Protocol
 
@@ -74,6 +75,7 @@ class EntryReader:
         self._left_out: list[str] = []
         self._databases = databases
         self._links: dict[tuple[int, int], int] = {}
+        self._group = b""
         self.data: bytes | None = None
         """Content of the file that was read last, if it was a small one."""
         self.stat: os.stat_result | None = None
@@ -88,8 +90,13 @@ class EntryReader:
             self._links[key] = number
         return number
 
-    def entry(self, seen: Seen) -> Entry | None:
-        """Return the entry of a path as it is now; None, with a warning, if it cannot be read."""
+    def entry(self, seen: Seen, plugin: bytes | None = None) -> Entry | None:
+        """Return the entry of a path as it is now; None, with a warning, if it cannot be read.
+
+        `plugin` is the path of the innermost plugin that it belongs to.
+        """
+        # What lies in plugins of one name, or in files of one name that belong to none, is probably alike.
+        self._group = seen.path.rpartition(b"/")[2] if plugin is None else b"/" + plugin.rpartition(b"/")[2]
         self.data = None
         self.stat = seen.stat
         entry = None
@@ -177,7 +184,7 @@ class EntryReader:
                 digest = sha256(data)
                 blob_id = digest.digest()
                 if data and not self._packer.has(blob_id):
-                    self._packer.add(blob_id, data)
+                    self._packer.add(blob_id, data, self._group)
                 return _Content(len(data), digest.hexdigest(), (), status, xattrs, still, data[:HEADER])
         return self._read_large(full)
 
@@ -186,14 +193,18 @@ class EntryReader:
         self.data = None
         for _ in range(_ATTEMPTS):
             fd, before = open_file(full)
-            with open(fd, "rb", buffering=0) as file:
+            # The whole is hashed on a thread of its own, while this one looks for the next chunk and hashes that.
+            with open(fd, "rb", buffering=0) as file, ThreadPoolExecutor(1) as hasher:
                 digest = sha256()
+                hashed: Future[None] | None = None
                 size = 0
                 blobs: list[bytes] = []
                 header = b""
                 for chunk in chunker.cut(file, self._settings):
                     header = header or bytes(chunk[:HEADER])
-                    digest.update(chunk)
+                    if hashed is not None:
+                        hashed.result()
+                    hashed = hasher.submit(digest.update, chunk)
                     blob_id = sha256(chunk).digest()
                     if not self._packer.has(blob_id):
                         self._packer.add_chunk(blob_id, chunk)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Struct
 
-from drkit.backup.statcache import Cached
+from drkit.backup.cached import Cached
 from drkit.format import treehash
 from drkit.format.limits import PLUGIN_MANIFEST_MAX
 from drkit.format.manifest import encode_line, text_or_b64
@@ -17,6 +18,7 @@ from drkit.model import PluginRow
 from drkit.repo.treewriter import TreeWriter
 from drkit.source.read import read_small
 
+_FILE = ord("f")
 MANIFEST = b".claude-plugin/plugin.json"
 
 _Item = tuple[bytes, bytes, int] | tuple[Cached, int]
@@ -43,6 +45,11 @@ class PluginTracker:
     def __bool__(self) -> bool:
         return bool(self._open)
 
+    @property
+    def innermost(self) -> bytes | None:
+        """The path of the innermost plugin that is open."""
+        return self._open[-1].path if self._open else None
+
     def opens(self, path: bytes, known: PluginRow | None) -> None:
         """A plugin's directory begins; its own entry, if it has one, is the next item."""
         prefix = path + b"/" if path else b""
@@ -68,32 +75,25 @@ class PluginTracker:
         if plugin.known is not None and not plugin.changed:
             return plugin.known
         cut = len(plugin.path) + 1 if plugin.path else 0
-        digest = hashlib.sha256()
-        files = size_sum = 0
-        has_manifest = False
-        for item in items:
-            path, tail, size = item if len(item) == 3 else _recall(*item)
-            digest.update(treehash.row(path[cut:], tail))
-            has_manifest |= path == plugin.manifest_path
-            if tail[4:5] == b"f":
-                files += 1
-                size_sum += size
-        name, version = self._name(plugin, has_manifest=has_manifest)
+        rows = [item if len(item) == 3 else _recall(*item) for item in items]
+        digest = hashlib.sha256(treehash.rows([path for path, _, _ in rows], [tail for _, tail, _ in rows], cut))
+        sizes = [size for _, tail, size in rows if tail[4] == _FILE]
+        name, version = self._name(plugin, (path for path, _, _ in rows))
         text, b64 = text_or_b64(plugin.path) if plugin.path else ("", "")
         return PluginRow(
             path=text,
             path_b64=b64,
             name=name,
             version=version,
-            files=files,
-            bytes=size_sum,
+            files=len(sizes),
+            bytes=sum(sizes),
             tree_sha256=digest.hexdigest(),
         )
 
-    def _name(self, plugin: _Open, *, has_manifest: bool) -> tuple[str, str]:
+    def _name(self, plugin: _Open, paths: Iterable[bytes]) -> tuple[str, str]:
         """Return (name, version); a manifest that is missing, left out or wrong leaves the directory's name."""
         data = plugin.manifest
-        if data is None and has_manifest:
+        if data is None and plugin.manifest_path in paths:
             try:
                 still = read_small(os.path.join(self._source, plugin.manifest_path), PLUGIN_MANIFEST_MAX, [])
                 data = still.data if still else None

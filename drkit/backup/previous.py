@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from drkit.backup.statcache import NEVER, Cached, Previous
+from drkit.backup.cached import NEVER, Cached, count, find_odd
+from drkit.backup.statcache import Previous
 from drkit.errors import IntegrityError, StoreError
 from drkit.format import manifest, nodes, treehash
 from drkit.model import Snapshot
@@ -27,12 +28,22 @@ def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
                 continue
             paths = [entry.raw_path for entry in entries]
             lines = b"".join(manifest.encode_line(entry) for entry in entries)
-            tails = [treehash.entry_tail(entry) for entry in entries]
-            rows = b"".join(map(treehash.row, paths, tails))
+            rows = treehash.rows(paths, treehash.entry_tails(entries))
             keys = b"".join(bytes.fromhex(child)[:16] for child in manifest.child_ids(entries))
             final = not (nodes.cuts_segment(paths[-1]) or nodes.is_full(len(paths), len(lines)))
             node_id = bytes.fromhex(segment.id)
-            yield Cached(node_id, paths, [NEVER] * len(paths), rows, keys, b"", final=final, lines=lines)
+            yield Cached.fresh(
+                node_id,
+                paths,
+                [NEVER] * len(paths),
+                rows,
+                keys,
+                b"",
+                final=final,
+                counts=count(entries),
+                odd=find_odd(entries, paths),
+                lines=lines,
+            )
     except (IntegrityError, StoreError):
         return  # a damaged parent only costs speed
 
@@ -40,8 +51,8 @@ def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
 class Cursor:
     """Stands on the next entry of the previous backup that the scan has not passed yet."""
 
-    def __init__(self, segments: Iterator[Cached]) -> None:
-        self._segments = segments
+    def __init__(self, segments: Iterable[Cached]) -> None:
+        self._segments = iter(segments)
         self.segment: Cached | None = None
         self.at = 0
         self.next_segment()

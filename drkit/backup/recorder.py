@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from drkit.backup.statcache import Cached, CacheWriter, Stat
+from drkit.backup.cached import Cached, Stat, count, find_odd
+from drkit.backup.statcache import CacheWriter
 from drkit.format import manifest, nodes, treehash
 from drkit.model import Entry
 from drkit.repo.packer import Packer
@@ -48,10 +49,10 @@ class Recorder:
         """
         node_id = segment.id
         if stored or self._packer.has(node_id):
-            self._tree.reuse(segment.paths[0], node_id)
+            self._tree.reuse(segment.first, node_id)
         else:
             entries = manifest.decode_entries(segment.lines)
-            self._tree.segment(segment.paths[0], segment.lines, _blobs(entries))
+            self._tree.segment(segment.first, segment.lines, _blobs(entries))
         self.hash.add_rows(segment.rows)
         self._cache.add(segment, stats)
 
@@ -68,7 +69,20 @@ class Recorder:
         self.hash.add_rows(rows)
         keys = b"".join(blob[:16] for blob in blobs)
         lists = b"".join(bytes.fromhex(blob_list) for entry in self._entries for blob_list in entry.lists)
-        self._cache.add(Cached(node_id, self._paths, self._stats, rows, keys, lists, final=final, lines=data))
+        self._cache.add(
+            Cached.fresh(
+                node_id,
+                self._paths,
+                self._stats,
+                rows,
+                keys,
+                lists,
+                final=final,
+                counts=count(self._entries),
+                odd=find_odd(self._entries, self._paths),
+                lines=data,
+            )
+        )
         self._paths, self._stats, self._rows, self._lines, self._entries = [], [], [], [], []
         self._size = 0
 

@@ -2,20 +2,25 @@
 
 The previous backup is a list of segments in the same order as the walk, so both are followed with one finger each.
 As long as every entry of a segment is found unchanged nothing is done for it; at its end it is taken over whole.
-The first difference in a segment turns what was matched so far into single entries.
+The first difference in a segment turns what was matched so far into single entries. A directory in which a glance
+found nothing changed is not walked at all.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import islice, takewhile
 
+from drkit.backup.cached import NEVER, Cached, Counts, Stat
 from drkit.backup.files import EntryReader
+from drkit.backup.glance import Marked
 from drkit.backup.live import Databases
 from drkit.backup.plugins import PluginTracker
 from drkit.backup.previous import Cursor
 from drkit.backup.recorder import Recorder
-from drkit.backup.statcache import NEVER, Cached, Previous, Stat
+from drkit.backup.statcache import Previous
 from drkit.format import treehash
 from drkit.format.indexfile import ID_SIZE
 from drkit.model import Entry, PluginRow, sort_key
@@ -37,6 +42,7 @@ class Scan:
         *,
         reader: EntryReader,
         databases: Databases,
+        marked: Marked | None,
         recorder: Recorder,
         packer: Packer,
         complete: bool,
@@ -52,6 +58,8 @@ class Scan:
         """Whether anything differs from the previous backup, or was not there to compare."""
         self._plugins = PluginTracker(source)
         self._known = previous.plugins
+        self._marked = marked
+        self._known_keys: list[tuple[bytes, bytes]] | None = None
         self._cursor = Cursor(previous.segments)
         self._reader = reader
         self._databases = databases
@@ -72,10 +80,11 @@ class Scan:
     def run(self, walker: Walker) -> None:
         """Record everything that the walker sees."""
         plugins, cursor = self._plugins, self._cursor
-        if walker.root_is_plugin():
-            plugins.opens(b"", self._known.get(b""))
         since = bytes_since = files_since = 0
-        for seen in walker.walk():
+        for seen in self._walk(walker):
+            if seen.whole:
+                self._take_below(seen.path)
+                continue
             if seen.closes:
                 self._skip_below(seen.path)
                 self.rows.append(plugins.closes())
@@ -123,6 +132,56 @@ class Scan:
         self._progress.advance(self.files - files_since, self.bytes - bytes_since)
         self.rows.sort(key=lambda row: sort_key(row.raw_path))
 
+    def _walk(self, walker: Walker) -> Iterator[Seen]:
+        if self._marked is None:
+            untouched = None
+        elif not self._marked:
+            self._take_below(b"")
+            return iter(())
+        else:
+            untouched = self._untouched
+        if walker.root_is_plugin():
+            self._plugins.opens(b"", self._known.get(b""))
+        return walker.walk(untouched)
+
+    def _untouched(self, directory: bytes) -> bool:
+        """Whether a directory that comes next in the walk was there before, and nothing in it has changed since."""
+        assert self._marked is not None
+        if directory in self._marked:
+            return False
+        self._skip_to(directory)
+        return self._cursor.path() == directory
+
+    def _take_below(self, directory: bytes) -> None:
+        """Record a directory as the previous backup had it, with everything below it."""
+        prefix = directory + b"/" if directory else b""
+        self.rows += self._known_below(directory, prefix)
+        cursor, plugins = self._cursor, self._plugins
+        while (segment := cursor.segment) is not None:
+            at = cursor.at
+            if at == 0 and self._whole and not plugins and segment.last.startswith(prefix):
+                self._count_all(segment.counts)
+                self._end_taken(segment)
+                continue
+            path = segment.paths[at]
+            if path != directory and not path.startswith(prefix):
+                break
+            kind = chr(segment.row(at)[1][4])
+            self._count(kind, segment.stats[at][0])
+            self.unchanged += kind == "f"
+            self._take_over(path, None)
+
+    def _known_below(self, directory: bytes, prefix: bytes) -> list[PluginRow]:
+        if not prefix:
+            return list(self._known.values())
+        if self._known_keys is None:
+            self._known_keys = sorted((sort_key(path), path) for path in self._known)
+        start = bisect_left(self._known_keys, (sort_key(directory), directory))
+        below = takewhile(
+            lambda each: each[1] == directory or each[1].startswith(prefix), islice(self._known_keys, start, None)
+        )
+        return [self._known[path] for _, path in below]
+
     def _look_again(self, seen: Seen) -> None:
         """Read a path that the previous backup had, but with another stat or one that proves nothing."""
         segment, at = self._cursor.segment, self._cursor.at
@@ -142,7 +201,7 @@ class Scan:
 
     def _changed(self, seen: Seen, known: Entry | None) -> Entry | None:
         """Make the path's entry anew, and record it unless it equals `known`. None if it cannot be read."""
-        entry = self._reader.entry(seen)
+        entry = self._reader.entry(seen, self._plugins.innermost)
         if entry is None:
             self.changed = True
             self._plugins.changed()
@@ -179,13 +238,17 @@ class Scan:
             self._recorder.add(segment.entry(at), path, segment.row(at)[1], stat or segment.stats[at])
         cursor.at = at + 1
         if cursor.at == len(segment.paths):
-            if self._whole and segment.final:
-                self._last = segment, self._new_stats  # whole only if nothing follows: its end is no cut
-            elif self._whole:
-                self._recorder.reuse(segment, self._new_stats, stored=self.complete)
-            self._whole = False
-            cursor.next_segment()
-            self._enter_segment()
+            self._end_taken(segment)
+
+    def _end_taken(self, segment: Cached) -> None:
+        """Go on to the next segment after this one was found unchanged to its end."""
+        if self._whole and segment.final:
+            self._last = segment, self._new_stats  # whole only if nothing follows: its end is no cut
+        elif self._whole:
+            self._recorder.reuse(segment, self._new_stats, stored=self.complete)
+        self._whole = False
+        self._cursor.next_segment()
+        self._enter_segment()
 
     def _enter_segment(self) -> None:
         """Decide, at the start of a segment of the previous backup, whether it may be taken over whole."""
@@ -263,6 +326,13 @@ class Scan:
         ):
             return NEVER
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+    def _count_all(self, counts: Counts) -> None:
+        self.files += counts.files
+        self.unchanged += counts.files
+        self.dirs += counts.dirs
+        self.others += counts.others
+        self.bytes += counts.size
 
     def _count(self, kind: str, size: int) -> None:
         if kind == "f":

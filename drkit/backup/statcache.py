@@ -13,9 +13,8 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
-from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -23,21 +22,15 @@ import msgspec
 import zstandard
 from msgspec import Struct
 
-from drkit.format import manifest, treehash
-from drkit.model import Entry, PluginRow
+from drkit.backup.cached import NEVER, Block, Cached, Counts, Stat
+from drkit.model import PluginRow
 
-_MAGIC = b"drkit stat cache 2\n"
+_MAGIC = b"drkit stat cache 3\n"
 _SIZES = struct.Struct("<II")
 _FOOTER = struct.Struct("<QII")
-_STAT = struct.Struct("<qqqQ")
 _BLOCK_SEGMENTS = 64
 _DAY = 86_400
 _DAMAGED = (OSError, zstandard.ZstdError, msgspec.MsgspecError, struct.error, ValueError)
-
-Stat = tuple[int, int, int, int]
-"""size, mtime_ns, ctime_ns, inode"""
-NEVER: Stat = (-1, 0, 0, 0)
-"""Equals no file's stat: the file is read again."""
 
 
 class _Head(Struct, array_like=True):
@@ -51,114 +44,33 @@ class _Head(Struct, array_like=True):
     keys: bytes
     lists: bytes
     lines: int
-
-
-class _Block:
-    """Some segments as they stand in the file: heads in one zstd frame, lines in another, decoded when asked for."""
-
-    def __init__(self, head: bytes, lines: bytes) -> None:
-        self.packed = (head, lines)
-        self.segments: list[Cached] = []
-        self.lengths: list[int] = []
-        self._parts: list[bytes] = []
-
-    def lines_of(self, number: int) -> bytes:
-        if not self._parts:
-            plain = zstandard.ZstdDecompressor().decompress(self.packed[1])
-            ends = list(accumulate(self.lengths, initial=0))
-            # Assigned at once: the thread that packs the next cache may ask at the same time.
-            self._parts = [plain[start:end] for start, end in pairwise(ends)]
-        return self._parts[number]
-
-
-class Cached:
-    """One segment of a manifest, with what `stat` said of its entries.
-
-    `paths` and `stats` run in step; `rows` are the tree hash's rows in one piece; `keys` are the first 16 bytes of
-    the ids of all its blobs and blob lists, `lists` the whole ids of the latter, each in one piece; `final` says that
-    the manifest ended here, so that the cut is not one that its path asks for.
-    """
-
-    __slots__ = (
-        "_entries",
-        "_lines",
-        "_rows",
-        "block",
-        "final",
-        "id",
-        "keys",
-        "lists",
-        "number",
-        "paths",
-        "rows",
-        "stats",
-    )
-
-    def __init__(
-        self,
-        node_id: bytes,
-        paths: list[bytes],
-        stats: list[Stat],
-        rows: bytes,
-        keys: bytes,
-        lists: bytes,
-        *,
-        final: bool,
-        lines: bytes | None = None,
-        block: _Block | None = None,
-        number: int = 0,
-    ) -> None:
-        self.id = node_id
-        self.paths = paths
-        self.stats = stats
-        self.rows = rows
-        self.keys = keys
-        self.lists = lists
-        self.final = final
-        self.block = block
-        self.number = number
-        self._lines = lines
-        self._entries: list[Entry] | None = None
-        self._rows: list[tuple[bytes, bytes]] | None = None
-
-    @property
-    def lines(self) -> bytes:
-        """The segment's bytes."""
-        if self._lines is None:
-            self._lines = self.block.lines_of(self.number) if self.block else b""
-        return self._lines
-
-    def entry(self, number: int) -> Entry:
-        """Return one of its entries."""
-        if self._entries is None:
-            self._entries = manifest.decode_entries(self.lines)
-        return self._entries[number]
-
-    def row(self, number: int) -> tuple[bytes, bytes]:
-        """Return (path, tail) of one row of the tree hash."""
-        if self._rows is None:
-            self._rows = treehash.split_rows(self.rows)
-        return self._rows[number]
+    counts: Counts
+    odd: bytes
 
 
 class Summary(Struct, array_like=True):
     """What a cache says of the whole backup: the snapshot's id, its plugins, and every pack that was there, with sizes.
 
-    As long as all these packs are there, so is every blob and node of that snapshot.
+    As long as all these packs are there, so is every blob and node of that snapshot. `root` is the source's own stat.
+    `rules` names all that decides which paths are taken; empty if some were left out for other reasons, so that a
+    directory whose stat is the same may hold something that the snapshot does not.
     """
 
     snapshot: str
     plugins: list[PluginRow]
     packs: dict[bytes, int]
+    root: Stat = NEVER
+    rules: str = ""
 
 
 class Previous(Struct):
     """What the backup before saw: segments in order, and the plugin table by path.
 
-    `summary` is None where it was read from the manifest instead of a cache.
+    `segments` may be iterated once, or as often as one likes if there is a `summary`, which is None where this was
+    read from the manifest instead of a cache.
     """
 
-    segments: Iterator[Cached]
+    segments: Iterable[Cached]
     plugins: dict[bytes, PluginRow]
     summary: Summary | None = None
 
@@ -182,33 +94,46 @@ def read_cache(path: bytes) -> Previous | None:
         summary = msgspec.msgpack.decode(plain, type=Summary)
     except _DAMAGED:
         return None
-    return Previous(_read_segments(data, offset), {row.raw_path: row for row in summary.plugins}, summary)
+    return Previous(_Segments(data, offset), {row.raw_path: row for row in summary.plugins}, summary)
 
 
-def _read_segments(data: bytes, end: int) -> Iterator[Cached]:
-    at = len(_MAGIC)
-    while at < end:
-        head_size, lines_size = _SIZES.unpack_from(data, at)
-        at += _SIZES.size
-        lines_at, at = at + head_size, at + head_size + lines_size
-        yield from _read_block(data[lines_at - head_size : lines_at], data[lines_at:at]).segments
+class _Segments(Struct, frozen=True):
+    """The segments in a cache's bytes, decoded anew each time."""
+
+    data: bytes
+    end: int
+
+    def __iter__(self) -> Iterator[Cached]:
+        data = self.data
+        at = len(_MAGIC)
+        while at < self.end:
+            head_size, lines_size = _SIZES.unpack_from(data, at)
+            at += _SIZES.size
+            lines_at, at = at + head_size, at + head_size + lines_size
+            yield from _read_block(data[lines_at - head_size : lines_at], data[lines_at:at])
 
 
 _heads = msgspec.msgpack.Decoder(list[_Head])
 
 
-def _read_block(head: bytes, lines: bytes) -> _Block:
-    block = _Block(head, lines)
-    for number, each in enumerate(_heads.decode(zstandard.ZstdDecompressor().decompress(head))):
-        paths = each.paths.split(b"\0")
-        stats: list[Stat] = list(_STAT.iter_unpack(each.stats))
-        block.segments.append(
-            Cached(
-                each.id, paths, stats, each.rows, each.keys, each.lists, final=each.final, block=block, number=number
-            )
+def _read_block(head: bytes, lines: bytes) -> Iterator[Cached]:
+    block = Block(head, lines)
+    heads = _heads.decode(zstandard.ZstdDecompressor().decompress(head))
+    block.lengths = [each.lines for each in heads]
+    for number, each in enumerate(heads):
+        yield Cached(
+            each.id,
+            each.paths,
+            each.stats,
+            each.rows,
+            each.keys,
+            each.lists,
+            final=each.final,
+            counts=each.counts,
+            odd=each.odd,
+            block=block,
+            number=number,
         )
-        block.lengths.append(each.lines)
-    return block
 
 
 class CacheWriter:
@@ -245,10 +170,15 @@ class CacheWriter:
         if block is not None and segment.number == 0:
             self._flush()  # so that a block of the old cache that comes back whole is copied as it is
         if stats is not None:
-            segment.stats = stats
+            segment.set_stats(stats)
             self._as_read = False
         self._pending.append(segment)
-        if block is not None and segment is block.segments[-1] and self._as_read and self._pending == block.segments:
+        if (
+            block is not None
+            and self._as_read
+            and len(self._pending) == len(block.lengths)
+            and all(each.block is block for each in self._pending)
+        ):
             self._pending = []
             self._blocks.append(block.packed)
             self._write(leave=4)
@@ -316,12 +246,14 @@ def _pack_block(segments: list[Cached]) -> tuple[bytes, bytes]:
         _Head(
             segment.id,
             segment.final,
-            b"\0".join(segment.paths),
-            b"".join(_STAT.pack(*stat) for stat in segment.stats),
+            segment.packed_paths,
+            segment.packed_stats,
             segment.rows,
             segment.keys,
             segment.lists,
             len(segment.lines),
+            segment.counts,
+            segment.odd,
         )
         for segment in segments
     ]

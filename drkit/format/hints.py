@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from array import array
 from collections.abc import Sequence
+from operator import add, and_, eq
 
 from drkit.errors import FormatError
 from drkit.format.columns import Cursor, u32_column
@@ -18,28 +18,34 @@ _MASK = 0xFFFFFFFF
 
 def encode(places: Sequence[Place | None]) -> bytes:
     """Return the hints of children at `places`, in order; None where the place is not known."""
-    packs: dict[PackId, int] = {}
-    columns: tuple[array[int], ...] = tuple(array("I") for _ in range(5))
-    pack_column, frame_column, length_column, offset_column, size_column = columns
-    previous: Place | None = None
-    for place in places:
-        if place is None:
-            for column in columns:
-                column.append(0)
-            previous = None
-            continue
-        pack_column.append(packs.setdefault(place.pack, len(packs)))
-        frame_column.append(place.frame_offset)
-        length_column.append(place.frame_length)
-        offset_column.append((place.offset - _expected(previous, place.pack, place.frame_offset)) & _MASK)
-        size_column.append(place.length)
-        previous = place
+    return encode_columns(
+        [place.pack if place else None for place in places],
+        [place.frame_offset if place else 0 for place in places],
+        [place.frame_length if place else 0 for place in places],
+        [place.offset if place else 0 for place in places],
+        [place.length if place else 0 for place in places],
+    )
+
+
+def encode_columns(
+    packs: Sequence[PackId | None],
+    frame_offsets: Sequence[int],
+    frame_lengths: Sequence[int],
+    offsets: Sequence[int],
+    lengths: Sequence[int],
+) -> bytes:
+    """Return the hints of children whose places stand in columns; no pack, and zeros, where one is not known."""
+    numbers = {pack: number for number, pack in enumerate(dict.fromkeys(pack for pack in packs if pack))}
+    ends = [0, *map(add, offsets, lengths)]
+    same_frame = (
+        False,
+        *map(and_, map(eq, packs, packs[1:]), map(eq, frame_offsets, frame_offsets[1:])),
+    )
+    deltas = [(offset - end * same) & _MASK for offset, end, same in zip(offsets, ends, same_frame, strict=False)]
+    pack_column = [numbers[pack] if pack else 0 for pack in packs]
+    columns = (pack_column, frame_offsets, frame_lengths, deltas, lengths)
     return b"".join(
-        (
-            struct.pack("<II", len(packs), len(places)),
-            *packs,
-            *(u32_column(column) for column in columns),
-        )
+        (struct.pack("<II", len(numbers), len(packs)), *numbers, *(u32_column(column) for column in columns))
     )
 
 

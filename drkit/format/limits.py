@@ -14,6 +14,8 @@ FRAME_TARGET: Final = 2 * MIB
 META_FRAME_TARGET: Final = 256 * KIB
 FRAME_BLOBS: Final = 16_384
 """A frame with this many blobs is closed, however small they are: their rows in the tables need room too."""
+POOL_TARGET: Final = 32 * MIB
+"""So much new content may wait for content that is like it; a reader needs as many decoded frames at hand."""
 FRAME_MAX: Final = 8 * MIB
 WINDOW_MAX: Final = 8 * MIB
 PACK_TARGET: Final = 32 * MIB

@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Sequence
 from operator import lt
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -22,6 +22,7 @@ _TYPES = frozenset("fdlpcb")
 
 _I64 = 1 << 63
 
+_ids = re.compile("[0-9a-f]*").fullmatch
 is_id = re.compile("[0-9a-f]{64}").fullmatch
 """Whether a string can be an id."""
 
@@ -98,7 +99,7 @@ class EntryChecker:
         self._partial = partial
         self._last = b""
         self._open: list[bytes] = [b""]
-        self._leaf = b"/"
+        self._leaf = b""
 
     def skip(self) -> None:
         """A segment was lost here: what follows may lack its parents."""
@@ -125,8 +126,10 @@ class EntryChecker:
             if entry.type == "d":
                 stack.append(raw)
             else:
-                self._leaf = raw + b"/"
-            self._check_fields(entry, raw)
+                self._leaf = raw
+        if entries and not _all_plain(entries):
+            for entry, raw in zip(entries, raws, strict=True):
+                self._check_fields(entry, raw)
         return raws
 
     def _close_down_to(self, parent: bytes, raw: bytes) -> None:
@@ -134,7 +137,7 @@ class EntryChecker:
         while stack and stack[-1] != parent:
             stack.pop()
         if not stack:
-            if not self._partial or raw.startswith(self._leaf):
+            if not self._partial or raw.startswith(self._leaf + b"/"):
                 raise FormatError(f"the path {raw[:200]!r} does not lie in a directory of the manifest")
             stack.extend(_ancestors(raw))
 
@@ -153,6 +156,33 @@ class EntryChecker:
             raise FormatError(f"{raw[:200]!r} is no file but has content")
         if kind in "lcb" or entry.xattrs:
             _check_extras(entry, raw)
+
+
+def _all_plain(entries: Sequence[Entry]) -> bool:
+    """Whether all are directories and files of one blob at most, without any fault: what most segments hold."""
+    files = [entry for entry in entries if entry.type == "f"]
+    ids = [entry.sha256 for entry in files]
+    times = [entry.mtime_ns for entry in entries]
+    modes = [entry.mode for entry in entries]
+    owners = [entry.uid | entry.gid for entry in entries]  # negative if one of them is
+    sizes = [entry.size for entry in entries]
+    dirs = [entry for entry in entries if entry.type == "d"]
+    if len(files) + len(dirs) < len(entries) or None in times:
+        return False
+    return bool(
+        _ids("".join(ids))
+        and {*map(len, ids)} <= {64}
+        and min(cast("list[int]", times)) >= -_I64
+        and max(cast("list[int]", times)) < _I64
+        and min(modes) >= 0
+        and max(modes) >> 12 == 0
+        and min(owners) >= 0
+        and max(owners) >> 32 == 0
+        and min(sizes) >= 0
+        and max(sizes) >> 63 == 0
+        and not any(entry.blobs or entry.lists or entry.xattrs for entry in entries)
+        and not any(entry.size or entry.sha256 for entry in dirs)
+    )
 
 
 def _has_parts(entry: Entry) -> bool:

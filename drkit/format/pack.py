@@ -44,13 +44,12 @@ class PackTable(Struct):
     def add(self, compressed: int, blobs: list[tuple[Kind, bytes, int]]) -> None:
         """Append a frame of `compressed` bytes that holds `blobs`, each (kind, id, length)."""
         self.frame_lengths.append(compressed)
-        self.frame_sizes.append(sum(blob[2] for blob in blobs))
+        kinds, ids, lengths = zip(*blobs, strict=True)
+        self.frame_sizes.append(sum(lengths))
         self.frame_blobs.append(len(blobs))
-        for kind, blob_id, length in blobs:
-            self.kinds.append(kind)
-            self.lengths.append(length)
-            if kind != Kind.HINTS:
-                self.ids += blob_id
+        self.kinds += bytes(kinds)
+        self.lengths.extend(lengths)
+        self.ids += b"".join(ids)  # hints have none
 
     def rows(self) -> Iterator[tuple[int, Kind, bytes, int, int]]:
         """Yield (frame, kind, id, offset in the frame, length) for each blob; hints have the id b""."""

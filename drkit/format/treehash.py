@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 
+from drkit.format.limits import PATH_MAX
 from drkit.model import Entry
 
 _U32 = struct.Struct("<I")
+_LENGTHS = tuple(map(_U32.pack, range(PATH_MAX + 1)))
 
 
 @lru_cache(maxsize=4096)  # a tree has few different modes, and many entries
@@ -39,9 +42,25 @@ def entry_tail(entry: Entry) -> bytes:
     return tail(kind, entry.mode, content)
 
 
+def entry_tails(entries: Iterable[Entry]) -> list[bytes]:
+    """Return `entry_tail` of each."""
+    return [
+        _head("f", entry.mode, 32) + bytes.fromhex(entry.sha256) if entry.type == "f" else entry_tail(entry)
+        for entry in entries
+    ]
+
+
 def row(path: bytes, row_tail: bytes) -> bytes:
     """Return a whole row: the path with its length, then what `tail` gave."""
-    return _U32.pack(len(path)) + path + row_tail
+    return _LENGTHS[len(path)] + path + row_tail
+
+
+def rows(paths: Iterable[bytes], tails: Iterable[bytes], cut: int = 0) -> bytes:
+    """Return whole rows in one piece; of each path the first `cut` bytes are left away."""
+    lengths = _LENGTHS
+    if not cut:
+        return b"".join([lengths[len(path)] + path + tail for path, tail in zip(paths, tails, strict=True)])
+    return b"".join([lengths[len(path[cut:])] + path[cut:] + tail for path, tail in zip(paths, tails, strict=True)])
 
 
 def split_rows(rows: bytes) -> list[tuple[bytes, bytes]]:

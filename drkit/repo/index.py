@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, compress, repeat
+from typing import cast
 
 from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format import indexfile
+from drkit.format.hints import encode_columns
 from drkit.format.indexfile import ID_SIZE, IndexedPack
 from drkit.format.limits import INDEX_MERGED
 from drkit.format.pack import PackTable, read_table
@@ -39,27 +42,28 @@ class Index:
         table = pack.table
         number = len(self._pack_ids)
         self._pack_ids.append(pack.id)
-        rows, blob_frame, blob_offset = self._rows, self._blob_frame, self._blob_offset
-        ids = bytes(table.ids)
-        blob = at = 0
+        first_row = len(self._blob_frame)
+        blob = 0
         for (frame_offset, length, _size), count in zip(table.offsets(), table.frame_blobs, strict=True):
             frame = len(self._frame_pack)
             self._frame_pack.append(number)
             self._frame_offset.append(frame_offset)
             self._frame_length.append(length)
-            offset = 0
-            for position in range(blob, blob + count):
-                if table.kinds[position] != Kind.HINTS:
-                    key = ids[at : at + ID_SIZE]
-                    at += ID_SIZE
-                    row = len(blob_frame)
-                    if rows.setdefault(key, row) != row:
-                        self._others.setdefault(key, []).append(row)
-                    blob_frame.append(frame)
-                    blob_offset.append(offset)
-                    self._blob_length.append(table.lengths[position])
-                offset += table.lengths[position]
+            lengths: Sequence[int] = table.lengths[blob : blob + count]
+            offsets: Iterable[int] = accumulate(lengths[:-1], initial=0) if count else ()
+            kinds = table.kinds[blob : blob + count]
+            if Kind.HINTS in kinds:  # whose ids are in no column
+                has_id = [kind != Kind.HINTS for kind in kinds]
+                lengths, offsets = list(compress(lengths, has_id)), compress(offsets, has_id)
+            self._blob_frame.extend(repeat(frame, len(lengths)))
+            self._blob_offset.extend(offsets)
+            self._blob_length.extend(lengths)
             blob += count
+        ids = bytes(table.ids)
+        for row, at in enumerate(range(0, len(ids), ID_SIZE), first_row):
+            key = ids[at : at + ID_SIZE]
+            if self._rows.setdefault(key, row) != row:
+                self._others.setdefault(key, []).append(row)
 
     def __contains__(self, blob_id: bytes) -> bool:
         return blob_id[:ID_SIZE] in self._rows
@@ -77,6 +81,21 @@ class Index:
         key = blob_id[:ID_SIZE]
         row = self._rows.get(key)
         return [] if row is None else [self._place(number) for number in (row, *self._others.get(key, ()))]
+
+    def hints(self, ids: Iterable[bytes]) -> bytes | None:
+        """Return the hints of blobs in the order of their ids; None if one of them is not known."""
+        rows = [self._rows.get(blob_id[:ID_SIZE]) for blob_id in ids]
+        if None in rows:
+            return None
+        known = cast("list[int]", rows)
+        frames = [self._blob_frame[row] for row in known]
+        return encode_columns(
+            [self._pack_ids[self._frame_pack[frame]] for frame in frames],
+            [self._frame_offset[frame] for frame in frames],
+            [self._frame_length[frame] for frame in frames],
+            [self._blob_offset[row] for row in known],
+            [self._blob_length[row] for row in known],
+        )
 
     def has_all(self, keys: bytes) -> bool:
         """Whether the blobs whose 16-byte keys stand in `keys`, in one piece, are all known."""

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format import frames, hints
-from drkit.format.limits import MIB
+from drkit.format.limits import FRAME_MAX, POOL_TARGET
 from drkit.model import Entry, PackId, Place
 from drkit.repo.index import Index
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
 
-_CACHED = 32 * MIB
+_CACHED = POOL_TARGET + FRAME_MAX
+"""Enough to decode each frame once when a tree is read in order: what a frame holds lay this close together."""
 
 
 class BlobLost(IntegrityError):
@@ -22,7 +23,7 @@ class BlobLost(IntegrityError):
 
 
 class FrameReader:
-    """Decoded frames of packs, the last 32 MiB of them kept. For one thread."""
+    """Decoded frames of packs, the last of them kept. For one thread."""
 
     def __init__(self, store: Store, limit: int = _CACHED) -> None:
         self._store = store

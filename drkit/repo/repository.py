@@ -49,7 +49,7 @@ class Segment(Struct):
     """A stretch of a manifest: its entries, where their blobs lie (by id), and the entries' raw paths in step.
 
     `lost` says why a segment could not be read; it then has no entries, and everything from `first` to the next
-    segment's first path is unknown.
+    segment's first path is unknown. `place` is where a hint says that the segment lies itself.
     """
 
     entries: list[Entry]
@@ -57,6 +57,7 @@ class Segment(Struct):
     lost: str = ""
     first: bytes = b""
     id: str = ""
+    place: Place | None = None
     paths: list[bytes] = field(default_factory=list)
 
 
@@ -225,7 +226,7 @@ class Repository:
                 continue
             known = zip(manifest.child_ids(entries), found, strict=False) if found else ()
             found_places = {child: place for child, place in known if place is not None}
-            yield Segment(entries, found_places, first=node.first, id=node.id, paths=paths)
+            yield Segment(entries, found_places, first=node.first, id=node.id, place=node.place, paths=paths)
 
     def plugins(self, snap: Snapshot) -> Iterator[PluginRow]:
         """Yield the plugin table in order. IntegrityError if a part of it is lost."""

@@ -66,11 +66,11 @@ class NodeQueue:
     def _write_known(self) -> None:
         keep: deque[_Waiting] = deque()
         for node in self._waiting:
-            places = [self._packer.index.find(blob) for blob in node.blobs]
-            if None in places:
+            found = self._packer.index.hints(node.blobs)
+            if found is None:
                 keep.append(node)
             else:
-                self._packer.add_node(node.kind, node.id, node.data, hints.encode(places))
+                self._packer.add_node(node.kind, node.id, node.data, found)
                 self._size -= len(node.data)
         self._waiting = keep
         self._packer.flush_nodes()
@@ -81,8 +81,13 @@ class NodeQueue:
         for node in self._waiting:
             if node.kind == Kind.SEGMENT and any(blob in self._known for blob in node.blobs):
                 packer.flush_nodes()  # blob lists of this segment must have a place before it can name it
-            places = [own.get(blob[:ID_SIZE]) or packer.meta.nodes.get(blob) or find(blob) for blob in node.blobs]
-            packer.add_node(node.kind, node.id, node.data, hints.encode(places))
+            found = None if own else packer.index.hints(node.blobs)
+            if found is None:
+                nodes_here = packer.meta.nodes
+                found = hints.encode(
+                    [own.get(blob[:ID_SIZE]) or nodes_here.get(blob) or find(blob) for blob in node.blobs]
+                )
+            packer.add_node(node.kind, node.id, node.data, found)
         self._waiting.clear()
         self._size = 0
         packer.flush_nodes()

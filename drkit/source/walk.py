@@ -31,6 +31,7 @@ class PluginRules(Struct, frozen=True):
 class Seen(Struct, gc=False):
     """One path of the walk. `closes` marks the end of a plugin instead: everything below `path` has been seen.
 
+    `whole` stands for a directory and everything below it.
     `database` is set where names alone say that there may be a SQLite database with a `-wal` or `-journal` beside it:
     to the database's path, for itself and for what lies beside it. Then a path's own stat does not tell everything.
     """
@@ -40,11 +41,13 @@ class Seen(Struct, gc=False):
     kind: str
     plugin: bool = False
     closes: bool = False
+    whole: bool = False
     database: bytes = b""
 
 
 _name = attrgetter("name")
-_BESIDE = (b"-wal", b"-journal", b"-shm")
+BESIDE = (b"-wal", b"-journal", b"-shm")
+"""How names of files end that belong to a SQLite database of the same name."""
 _KINDS = {
     stat.S_IFREG: "f",
     stat.S_IFDIR: "d",
@@ -97,8 +100,11 @@ class Walker:
         """Whether the source itself is a plugin."""
         return self._is_plugin(self._root, b"", self._list(self._root))
 
-    def walk(self) -> Iterator[Seen]:
-        """Yield every path below the root. A directory that cannot be listed is yielded without its content."""
+    def walk(self, untouched: Callable[[bytes], bool] | None = None) -> Iterator[Seen]:
+        """Yield every path below the root. A directory that cannot be listed is yielded without its content.
+
+        A directory that is `untouched` is not looked into, but yielded as a whole.
+        """
         top = self._list(self._root)
         stack: list[tuple[Iterator[os.DirEntry[bytes]], _Databases, Seen | None]] = [(iter(top), _databases(top), None)]
         excluded = self._excludes.match if self._excludes else None
@@ -130,6 +136,9 @@ class Walker:
                     continue
                 if (status.st_dev, status.st_ino) == repository:
                     raise nested(path)
+                if untouched is not None and untouched(path):
+                    yield Seen(path, status, kind, whole=True)
+                    continue
                 inner = list_dir(full)
                 plugin = self._is_plugin(full, path, inner) if inner else False
                 seen = Seen(path, status, kind, plugin)
@@ -176,7 +185,7 @@ def _databases(listed: list[os.DirEntry[bytes]]) -> _Databases:
     for name in names:
         if name + b"-wal" in names or name + b"-journal" in names:
             found[name] = name
-            found.update((name + suffix, name) for suffix in _BESIDE)
+            found.update((name + suffix, name) for suffix in BESIDE)
     return found
 
 

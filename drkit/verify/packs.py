@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import accumulate, pairwise
 
 from msgspec import Struct
 
@@ -29,8 +30,18 @@ class PackResult(Struct):
     findings: list[Finding]
 
 
-def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: PackTable | None) -> PackResult:
-    """Read a pack whole and check it to the level, PACKS or CONTENT, and there against what the index has of it."""
+def table_digest(table: PackTable) -> bytes:
+    """Return a hash over all that the index keeps of a pack's tables."""
+    short = shorten(table)
+    columns = (short.frame_lengths, short.frame_sizes, short.frame_blobs, short.kinds, short.lengths, short.ids)
+    return hashlib.sha256(b"".join(hashlib.sha256(column).digest() for column in columns)).digest()
+
+
+def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: bytes) -> PackResult:
+    """Read a pack whole and check it to the level, PACKS or CONTENT, and there against what the index has of it.
+
+    `indexed` is the `table_digest` of that, empty where the index does not have it.
+    """
     name = pack_name(pack_id)
     try:
         data = store.get(name)
@@ -42,18 +53,18 @@ def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: PackTable 
     if hashlib.sha256(data).digest() != pack_id:
         findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", _EXCHANGE))
     if level >= Level.CONTENT:
-        findings += _verify_frames(name, data, None if findings else indexed)
+        findings += _verify_frames(name, data, b"" if findings else indexed)
     return PackResult(len(data), findings)
 
 
-def _verify_frames(name: str, data: bytes, indexed: PackTable | None) -> list[Finding]:
+def _verify_frames(name: str, data: bytes, indexed: bytes) -> list[Finding]:
     view = memoryview(data)
     try:
         table = read_table(len(data), lambda offset, length: bytes(view[offset : offset + length]))
     except FormatError as error:
         return [Finding("pack-table", name, f"its tables are damaged: {error}", _EXCHANGE)]
     findings = []
-    if indexed is not None and indexed != shorten(table):
+    if indexed and indexed != table_digest(table):
         message = "the index does not say of it what its own tables say"
         findings.append(Finding("index-wrong", name, message, _REBUILD))
     first = at = 0
@@ -74,14 +85,17 @@ def _verify_frames(name: str, data: bytes, indexed: PackTable | None) -> list[Fi
 
 def _wrong_blobs(table: PackTable, plain: bytes, first: int, count: int, at: int) -> tuple[int, int]:
     """Return (how many blobs of a frame have a wrong hash, where the next frame's ids begin)."""
-    sha256, kinds, lengths, ids = hashlib.sha256, table.kinds, table.lengths, table.ids
+    sha256 = hashlib.sha256
     view = memoryview(plain)
-    wrong = start = 0
-    for blob in range(first, first + count):
-        end = start + lengths[blob]
-        if kinds[blob] != Kind.HINTS:
-            if sha256(view[start:end]).digest() != ids[at : at + 32]:
-                wrong += 1
-            at += 32
-        start = end
-    return wrong, at
+    ends = accumulate(table.lengths[first : first + count], initial=0)
+    kinds = table.kinds[first : first + count]
+    found = [
+        sha256(view[start:end]).digest()
+        for kind, (start, end) in zip(kinds, pairwise(ends), strict=True)
+        if kind != Kind.HINTS
+    ]
+    end_of_ids = at + 32 * len(found)
+    if b"".join(found) == table.ids[at:end_of_ids]:
+        return 0, end_of_ids
+    wrong = sum(digest != table.ids[at + 32 * n : at + 32 * n + 32] for n, digest in enumerate(found))
+    return wrong, end_of_ids

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 
 from drkit.errors import IntegrityError
 from drkit.format import manifest, treehash
-from drkit.model import Entry, Finding, PackId, PluginRow, Snapshot, show_path
+from drkit.model import Entry, Finding, PackId, Place, PluginRow, Snapshot, show_path
 from drkit.repo import BlobLost, BlobReader, Repository, Segment
 from drkit.repo.repository import Node
 from drkit.verify.packs import REPAIR
@@ -27,32 +27,58 @@ class Counts(Struct):
     plugins: int = 0
     bytes: int = 0
 
-    def add(self, entry: Entry) -> None:
-        """Count an entry."""
-        if entry.type == "f":
-            self.files += 1
-            self.bytes += entry.size
-        elif entry.type == "d":
-            self.dirs += 1
-        else:
-            self.others += 1
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Count entries."""
+        kinds = [entry.type for entry in entries]
+        files, dirs = kinds.count("f"), kinds.count("d")
+        self.files += files
+        self.dirs += dirs
+        self.others += len(kinds) - files - dirs
+        self.bytes += sum([entry.size for entry in entries])
 
 
-class _OpenPlugin:
-    """A plugin that the walk is in: everything from its root on that starts with `prefix`."""
+class _OpenPlugin(Struct):
+    """A plugin that the walk is in: everything that starts with `prefix`, from the item `first` on."""
 
-    def __init__(self, prefix: bytes, row: PluginRow) -> None:
-        self.prefix = prefix
-        self.row = row
-        self.hash = treehash.TreeHash()
-        self.files = self.bytes = 0
+    prefix: bytes
+    row: PluginRow
+    first: int
 
-    def add(self, entry: Entry, path: bytes, tail: bytes) -> None:
-        """Take an entry, the plugin's root first, which the slice leaves without a path."""
-        self.hash.add_rows(treehash.row(path[len(self.prefix) :], tail))
-        if entry.type == "f":
-            self.files += 1
-            self.bytes += entry.size
+
+class _Plugins:
+    """Follows the entries of a manifest into and out of the plugins of its table."""
+
+    def __init__(self, rows: dict[bytes, PluginRow], close: Callable[[PluginRow, str, list[int]], None]) -> None:
+        self.left = rows
+        """Those that have not been met yet."""
+        self._close = close
+        self._items: list[tuple[bytes, bytes, Entry]] = []
+        self._open = [_OpenPlugin(b"", rows.pop(b""), 0)] if b"" in rows else []
+
+    def add(self, entries: Sequence[Entry], paths: Sequence[bytes], tails: Sequence[bytes]) -> None:
+        """Take the next entries with their paths and the ends of their rows of the tree hash."""
+        left, now_open, items = self.left, self._open, self._items
+        for entry, path, tail in zip(entries, paths, tails, strict=True):
+            while now_open and not path.startswith(now_open[-1].prefix):
+                self.close_innermost()
+            if path in left and entry.type == "d":
+                now_open.append(_OpenPlugin(path + b"/", left.pop(path), len(items)))
+            if now_open:
+                items.append((path, tail, entry))
+
+    def close_innermost(self) -> bool:
+        """End the innermost plugin; false if none is open."""
+        if not self._open:
+            return False
+        plugin = self._open.pop()
+        items = self._items[plugin.first :]
+        if not self._open:
+            self._items.clear()
+        cut = len(plugin.prefix)  # which leaves the plugin's own root without a path
+        rows = treehash.rows([path for path, _, _ in items], [tail for _, tail, _ in items], cut)
+        sizes = [entry.size for _, _, entry in items if entry.type == "f"]
+        self._close(plugin.row, hashlib.sha256(rows).hexdigest(), sizes)
+        return True
 
 
 class TreeVerifier:
@@ -72,14 +98,17 @@ class TreeVerifier:
 
     def verify(self, name: str, snap: Snapshot) -> None:
         """Check one snapshot's manifest and plugin table against its hashes, and every blob against the index."""
-        plugins, all_plugins = self._plugins(name, snap)
+        rows, all_plugins = self._plugins(name, snap)
         whole = treehash.TreeHash()
-        open_plugins: list[_OpenPlugin] = []
         lost = False
-        counts = Counts(plugins=len(plugins) if all_plugins else snap.plugins)
-        if b"" in plugins:
-            open_plugins.append(_OpenPlugin(b"", plugins.pop(b"")))
-        for segment in self._repo.segments(snap, passed=self._node):
+        counts = Counts(plugins=len(rows) if all_plugins else snap.plugins)
+
+        def close(row: PluginRow, tree_sha256: str, sizes: list[int]) -> None:
+            if not lost:
+                self._compare(name, row, tree_sha256, sizes)
+
+        plugins = _Plugins(rows, close)
+        for segment in self._repo.segments(snap, passed=self._node, places=False):
             self._node(segment.id)
             if segment.lost:
                 lost = True
@@ -87,22 +116,15 @@ class TreeVerifier:
                 self._report(Finding("segment-lost", where, segment.lost, ELSEWHERE))
                 continue
             self._blobs(name, segment)
-            tails = [treehash.entry_tail(entry) for entry in segment.entries]
-            paths = segment.paths
-            whole.add_rows(b"".join(map(treehash.row, paths, tails)))
-            for entry, path, tail in zip(segment.entries, paths, tails, strict=True):
-                counts.add(entry)
-                while open_plugins and not path.startswith(open_plugins[-1].prefix):
-                    self._close(name, open_plugins.pop(), lost=lost)
-                if entry.type == "d" and path in plugins:
-                    open_plugins.append(_OpenPlugin(path + b"/", plugins.pop(path)))
-                for plugin in open_plugins:
-                    plugin.add(entry, path, tail)
-        while open_plugins:
-            self._close(name, open_plugins.pop(), lost=lost)
+            tails = treehash.entry_tails(segment.entries)
+            whole.add_rows(treehash.rows(segment.paths, tails))
+            counts.add(segment.entries)
+            plugins.add(segment.entries, segment.paths, tails)
+        while plugins.close_innermost():
+            pass
         if lost:
             return
-        for row in plugins.values():
+        for row in plugins.left.values():
             self._report(
                 Finding(
                     "plugin-missing",
@@ -152,13 +174,14 @@ class TreeVerifier:
                 whole = False
         return rows, whole
 
-    def _close(self, name: str, plugin: _OpenPlugin, *, lost: bool) -> None:
-        if lost:
+    def _compare(self, name: str, row: PluginRow, tree_sha256: str, sizes: list[int]) -> None:
+        """Compare a plugin's row with what its entries say."""
+        if (row.tree_sha256, row.files, row.bytes) == (tree_sha256, len(sizes), sum(sizes)):
             return
-        where = f"{name} {show_path(plugin.row.raw_path)}"
-        if plugin.hash.hexdigest() != plugin.row.tree_sha256:
+        where = f"{name} {show_path(row.raw_path)}"
+        if tree_sha256 != row.tree_sha256:
             self._report(Finding("plugin-hash", where, "the manifest does not give its tree hash", ELSEWHERE))
-        if (plugin.files, plugin.bytes) != (plugin.row.files, plugin.row.bytes):
+        if (len(sizes), sum(sizes)) != (row.files, row.bytes):
             self._report(Finding("counts", where, "the manifest has other counts than the plugin table", ELSEWHERE))
 
     def _node(self, node_id: str) -> None:
@@ -181,11 +204,17 @@ class TreeVerifier:
                 self._report(Finding("file-size", where, "its content has not the size in the manifest", ELSEWHERE))
             if gone and (gone.intersection(parts) or entry.sha256 in gone):
                 try:
-                    for _ in self._reader.content(entry, segment.places):
+                    for _ in self._reader.content(entry, self._places(segment)):
                         continue  # hints may know what the index does not: then nothing is lost
                 except BlobLost as error:
                     where = f"{name} {show_path(entry.raw_path)}"
                     self._report(Finding("file-lost", where, str(error), REPAIR))
+
+    def _places(self, segment: Segment) -> dict[str, Place]:
+        """Return what the hints say of a segment's blobs."""
+        places = self._reader.node(segment.id, segment.place)[1]
+        known = zip(manifest.child_ids(segment.entries), places, strict=False)
+        return {child: place for child, place in known if place is not None}
 
     def _list(self, list_id: str) -> set[str]:
         """Locate the blobs of a blob list; return the list's own id if it or one of them is gone."""

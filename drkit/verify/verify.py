@@ -8,18 +8,26 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from drkit.errors import DrkitError, IntegrityError, NoSpace, StoreCorrupt, StoreError, UsageError
+from drkit.format.limits import MIB
 from drkit.model import Finding, Level, PackId, Snapshot, SnapshotId, show_path
 from drkit.progress import Progress
 from drkit.repo import BlobLost, Repository, SnapshotRef
 from drkit.repo.names import pack_id_of
-from drkit.verify.packs import PackResult, verify_pack
+from drkit.store import LocalStore
+from drkit.verify.packs import PackResult, table_digest, verify_pack
 from drkit.verify.trees import ELSEWHERE, TreeVerifier
 
+if TYPE_CHECKING:
+    from drkit.verify.apart import PackProcess
+
 _WORKERS = 2
+_APART = 8 * MIB
+"""From so many bytes of packs on, a second process is worth its start."""
 _LOST = "repair the packs that hold it; what the source no longer has may be in another snapshot ('drkit find')"
 _FOREIGN = "restore what it holds, then move it out of snapshots/; if all are foreign, drkit.json was replaced"
 _SCRATCH = "set TMPDIR to a directory with more space"
@@ -61,8 +69,9 @@ def verify(
     began = monotonic()
     chosen = _subset(subset)
     job = _Job(repo, level, chosen, progress)
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="drkit-verify") as pool:
-        job.pool = pool
+    with contextlib.ExitStack() as stack:
+        job.pool = stack.enter_context(ThreadPoolExecutor(_WORKERS, thread_name_prefix="drkit-verify"))
+        job.start_process(stack)
         snapshots = job.load(refs)
         if witness is not None:
             job.compare(snapshots, witness)
@@ -114,9 +123,10 @@ def _subset(text: str | None) -> _Chosen:
 
 
 class _Job:
-    """One verification under way. Packs are read by the pool while the trees are walked."""
+    """One verification under way. Packs are read while the trees are walked: by threads, or by a second process."""
 
     pool: ThreadPoolExecutor
+    process: PackProcess | None = None
 
     def __init__(self, repo: Repository, level: Level, chosen: _Chosen, progress: Progress) -> None:
         self.findings: dict[object, Finding] = {}
@@ -125,7 +135,9 @@ class _Job:
         self._level = level
         self._chosen = chosen
         self._progress = progress
-        self._reading: dict[PackId, Future[PackResult]] = {}
+        self._damaged = False
+        self._reading: dict[PackId, Future[PackResult] | None] = {}
+        """Packs that are being read; None where the second process does it."""
 
     def report(self, finding: Finding) -> None:
         """Keep a finding, once; a lost file comes up at several levels, for other reasons."""
@@ -171,25 +183,53 @@ class _Job:
             trees.verify_parts(self._chosen.takes)
 
     def read_pack(self, pack_id: PackId) -> None:
-        if pack_id not in self._reading and self._chosen.takes(pack_id):
-            known = self._repo.index.packs.get(pack_id)
-            table = known.table if known else None
-            level = min(self._level, Level.CONTENT)
-            self._reading[pack_id] = self.pool.submit(verify_pack, self._repo.store, pack_id, level, table)
+        if pack_id in self._reading or not self._chosen.takes(pack_id):
+            return
+        if self.process is not None:
+            with contextlib.suppress(OSError):  # what it does not read is read by threads in the end
+                self.process.read(pack_id, self._indexed(pack_id))
+                self._reading[pack_id] = None
+                return
+        self._reading[pack_id] = self._submit(pack_id)
+
+    def _submit(self, pack_id: PackId) -> Future[PackResult]:
+        level = min(self._level, Level.CONTENT)
+        return self.pool.submit(verify_pack, self._repo.store, pack_id, level, self._indexed(pack_id))
+
+    def _indexed(self, pack_id: PackId) -> bytes:
+        known = self._repo.index.packs.get(pack_id)
+        return table_digest(known.table) if known else b""
+
+    def start_process(self, stack: contextlib.ExitStack) -> None:
+        """Start a second process if there is so much to read that it is worth its start."""
+        store = self._repo.store
+        if self._level < Level.CONTENT or not isinstance(store, LocalStore):
+            return
+        if sum(pack.size for pack in self._repo.index.packs.values()) >= _APART:
+            with contextlib.suppress(OSError):
+                from drkit.verify.apart import PackProcess
+
+                self.process = stack.enter_context(PackProcess(store, min(self._level, Level.CONTENT)))
 
     def collect(self) -> None:
         self._progress.start(None, None, "reading packs")
-        damaged = False
-        for future in self._reading.values():
-            result = future.result()
-            self.packs_read += 1
-            self.bytes_read += result.bytes_read
-            self._progress.advance(0, result.bytes_read)
-            for finding in result.findings:
-                damaged = True
-                self.report(finding)
-        if damaged:
+        if self.process is not None:
+            for pack_id, result in self.process.results():
+                self._take(result)
+                del self._reading[pack_id]
+        left = [future or self._submit(pack_id) for pack_id, future in self._reading.items()]
+        for future in left:
+            self._take(future.result())
+        if self._damaged:
             self._name_losses()
+
+    def _take(self, result: PackResult) -> None:
+        self.packs_read += 1
+        self.bytes_read += result.bytes_read
+        self._progress.advance(0, result.bytes_read)
+        for finding in result.findings:
+            self._damaged = True
+            self.report(finding)
 
     def _name_losses(self) -> None:
         """Say which paths of which snapshots the damage costs: only what no other place gives back."""

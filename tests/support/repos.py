@@ -88,6 +88,7 @@ def small_packs(monkeypatch: pytest.MonkeyPatch, *, pack: int = 3000, frame: int
     """Let backups write many packs of many frames out of little content."""
     monkeypatch.setattr("drkit.repo.packer.PACK_TARGET", pack)
     monkeypatch.setattr("drkit.repo.packer.FRAME_TARGET", frame)
+    monkeypatch.setattr("drkit.repo.packer.POOL_TARGET", 2 * frame)
     monkeypatch.setattr("drkit.repo.packer.META_FRAME_TARGET", meta)
     monkeypatch.setattr("drkit.repo.treewriter.SMALL_BACKUP", frame)
 
