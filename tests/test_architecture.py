@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"errors", "model", "config", "clock", "progress", "osutil", "recovery", "timespan"}
+BASE = {"errors", "model", "config", "clock", "progress", "osutil", "recovery", "timespan", "hrana", "libsql"}
 LAYERS: tuple[set[str], ...] = (
     BASE,
     {"format"},
@@ -37,8 +37,8 @@ VENDORS = {
         "drkit.drill.restorer",  # lends the package to a clean interpreter
         "drkit.recovery.recover",
     ),
-    "libsql_experimental": ("drkit.inventory.engine",),
-    "libsql": ("drkit.inventory.engine",),
+    "libsql_experimental": ("drkit.libsql",),
+    "libsql": ("drkit.libsql",),
     "pyfastcdc": ("drkit.format.chunker",),
     "yaml": ("enhance.frontmatter",),
     "markdown_it": ("enhance.generators.offline.markdown",),
@@ -184,7 +184,7 @@ def private(source: str) -> list[str]:
         parts = module.split(".")
         if module == "drkit" and set(names) == {"__version__"}:
             continue
-        if len(parts) == 2 and parts[1] in BASE - {"recovery", "osutil"}:
+        if len(parts) == 2 and parts[1] in BASE - {"recovery", "osutil", "hrana", "libsql"}:
             continue
         if len(parts) == 2 and names and set(names) <= public_names(module):
             continue
