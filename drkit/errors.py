@@ -10,6 +10,7 @@ DrkitError (1)
 │   ├── ObjectNotFound
 │   ├── ObjectExists
 │   ├── StoreCorrupt          the store gave other bytes than it was asked for
+│   ├── StoreUnavailable      the store gave no answer, or asked to come back later
 │   └── NoSpace
 ├── IntegrityError (20)       stored data is damaged
 │   └── FormatError           bytes that are not what the format document allows
@@ -94,6 +95,12 @@ class StoreCorrupt(StoreError):
     """The store returned other bytes than those that were asked for, for instance too few."""
 
     default_hint = "run 'drkit verify --level packs' to see what is damaged"
+
+
+class StoreUnavailable(StoreError):
+    """The store gave no answer, or asked to come back later: what it was asked for may have been done, or not."""
+
+    default_hint = "check the network and the store's address, then run the command again; what was stored is reused"
 
 
 class NoSpace(StoreError):

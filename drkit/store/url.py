@@ -11,10 +11,10 @@ from drkit.store.memory import MemoryStore
 
 
 def open_store(url: str) -> Store:
-    """Return the store that a user names: a directory's path, `file:///path`, or `memory:`.
+    """Return the store that a user names: a directory's path, `file:///path`, `s3://…`, `gs://…`, `az://…`, `memory:`.
 
     A memory store is new and empty at each call. Nothing is touched: whether there is something in the store shows
-    at its first use. UsageError if this version has no such store.
+    at its first use. UsageError if this version has no such store, or if the packages that it needs are missing.
     """
     if not url:
         raise UsageError("the store has no name", hint="give a directory with --repo or DRKIT_REPO")
@@ -27,9 +27,17 @@ def open_store(url: str) -> Store:
         from urllib.parse import unquote_to_bytes
 
         return LocalStore(unquote_to_bytes(os.fsencode(rest[2:])))
+    if scheme in {"s3", "gs", "az"} and rest.startswith("//"):
+        from drkit.store.cloud import open_cloud
+
+        return open_cloud(url)
+    if scheme in {"turso", "turso+http", "libsql", "libsql-file"}:
+        from drkit.store.turso import open_libsql
+
+        return open_libsql(url)
     raise UsageError(
         f"this version of drkit cannot open this {scheme}: store",
-        hint="it has directories (a path, or file:///path) and memory:; "
+        hint="it has directories (a path, or file:///path), s3://, gs://, az://, turso://, libsql-file: and memory:; "
         "write ./NAME for a directory with a colon in its name",
     )
 
