@@ -29,6 +29,20 @@ class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     globs: tuple[str, ...] = ()
 
 
+class RetentionConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[retention]`: what `drkit forget` keeps where the command line says nothing, and the minimum age of all."""
+
+    keep_last: int = 0
+    keep_hourly: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
+    keep_within: str = ""
+    keep_tags: tuple[str, ...] = ()
+    min_age: str = ""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """All of `drkit.toml`. A `repo` that is a relative path counts from the directory of the file.
 
@@ -38,6 +52,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     repo: str = ""
     backup: BackupConfig = BackupConfig()
     plugins: PluginsConfig = PluginsConfig()
+    retention: RetentionConfig = RetentionConfig()
     enhance: dict[str, Any] = {}
 
 

@@ -17,7 +17,7 @@ LAYERS: tuple[set[str], ...] = (
     {"store"},
     {"repo", "source"},
     {"inventory"},
-    {"backup", "restore", "verify", "query"},
+    {"backup", "restore", "verify", "query", "retention"},
     {"drill", "guard", "doctor", "status", "schedule"},
     {"cli"},
 )

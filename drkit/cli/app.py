@@ -25,6 +25,7 @@ PANELS = {
     "Back up and restore": ("init", "backup", "restore", "restore-plugin"),
     "Look inside": ("snapshots", "plugins", "ls", "cat", "diff", "find", "manifest"),
     "Prove": ("verify", "drill", "doctor", "status", "inventory"),
+    "Give back space": ("forget", "prune", "unlock"),
     "Edit safely": ("guard", "enhance"),
     "Automate": ("schedule",),
 }

@@ -47,7 +47,7 @@ def recover_first(
     Without a `repository` the one that is named is opened, or else the one that the command had, if it takes one.
     Nothing to do costs a look into one directory.
     """
-    if not _any_journal():
+    if not any_journal():
         return []
     from drkit.guard import recover
     from drkit.guard.journal import Command, Journal
@@ -85,7 +85,7 @@ def tell(session: Session, source: bytes, found: Sequence[Recovered]) -> None:
         session.console.finding(Finding("interrupted", path_text(source), message, repair))
 
 
-def _any_journal() -> bool:
+def any_journal() -> bool:
     """Whether anything at all was interrupted on this machine, or is under way."""
     try:
         names = os.listdir(state_dir())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from drkit.inventory import Inventory
     from drkit.repo import Repository, SnapshotRef
     from drkit.restore import RestoreReport
+    from drkit.retention import ForgetReport, PruneReport
     from drkit.verify import VerifyReport, Witness
 
 PUSH_TIMEOUT_S = 5.0
@@ -146,6 +147,29 @@ def game_day(session: Session, repository: Repository, report: GameDayReport) ->
             {},
             repo_id=repository.config.repository_id,
         )
+    flush(session, repository)
+
+
+def forgotten(session: Session, repository: Repository, report: ForgetReport) -> None:
+    """Record in the audit which snapshots were removed on purpose."""
+    if not report.removed:
+        return
+    with _told(session):
+        detail = {"snapshots": [one.ref.id for one in report.removed], "store": repository.store.url}
+        session.inventory().record("forget", detail, {}, repo_id=repository.config.repository_id)
+    flush(session, repository)
+
+
+def pruned(session: Session, repository: Repository, report: PruneReport) -> None:
+    """Record in the audit what a prune gave back."""
+    with _told(session):
+        detail = {
+            "packs_deleted": report.packs_deleted,
+            "packs_written": report.packs_written,
+            "bytes_freed": report.bytes_freed,
+            "store": repository.store.url,
+        }
+        session.inventory().record("prune", detail, {}, repo_id=repository.config.repository_id)
     flush(session, repository)
 
 

@@ -57,6 +57,10 @@ class Cursor:
             column.byteswap()
         return column
 
+    def rest(self) -> bytes:
+        """Return all that is left."""
+        return self.take(len(self._data) - self._at)
+
     def end(self) -> None:
         """Check that nothing is left."""
         if self._at != len(self._data):

@@ -16,6 +16,8 @@ FRAME_BLOBS: Final = 16_384
 """A frame with this many blobs is closed, however small they are: their rows in the tables need room too."""
 POOL_TARGET: Final = 32 * MIB
 """So much new content may wait for content that is like it; a reader needs as many decoded frames at hand."""
+FRAME_JOINED: Final = 512 * KIB
+"""A prune joins frames of less plaintext than this with their neighbours."""
 FRAME_MAX: Final = 8 * MIB
 WINDOW_MAX: Final = 8 * MIB
 PACK_TARGET: Final = 32 * MIB

@@ -15,6 +15,7 @@ from drkit.format.indexfile import ID_SIZE, IndexedPack
 from drkit.format.limits import INDEX_MERGED
 from drkit.format.pack import PackTable, read_table
 from drkit.model import Finding, IndexId, Kind, PackId, Place
+from drkit.repo.lock import condemned_packs
 from drkit.repo.names import index_id_of, index_name, pack_id_of, pack_name, put_hashed
 from drkit.store.base import Store
 
@@ -168,21 +169,34 @@ def load_index(store: Store, *, without: frozenset[PackId] = frozenset()) -> Loa
     loaded = LoadedIndex()
     stored = stored_packs(store, without=without)
     named: set[PackId] = set()
+    pruned: frozenset[PackId] | None = None
     for pack in _indexed_packs(store, loaded):
         named.add(pack.id)
         size = stored.get(pack.id)
         if size == pack.size:
             loaded.index.add_pack(pack)
         elif pack.id not in without:
+            loaded.stale = True
+            if size is None:
+                pruned = _pruned(store) if pruned is None else pruned
+                if pack.id in pruned:
+                    continue  # named by an index object that a backup wrote while a prune was under way
             what = "is missing" if size is None else f"has {size} bytes instead of {pack.size}"
             code = "pack-missing" if size is None else "pack-size"
             repair = _AGAIN if size is None else _REPLACE
             loaded.findings.append(Finding(code, pack_name(pack.id), f"the pack {what}", repair))
-            loaded.stale = True
     for pack_id, size in stored.items():
         if pack_id not in named:
             _adopt(store, pack_id, size, loaded)
     return loaded
+
+
+def _pruned(store: Store) -> frozenset[PackId]:
+    """Return the packs that prunes have condemned: what of it is missing was deleted on purpose."""
+    try:
+        return frozenset().union(*condemned_packs(store).values())
+    except FormatError:
+        return frozenset()
 
 
 _AGAIN = "back up again, which stores what the source still has; 'drkit verify --level content' lists the rest"

@@ -1,4 +1,4 @@
-"""A backup's lock object: it tells a prune which packs are too young to condemn (docs/format.md, section 9)."""
+"""Lock objects and prune records: how backups and a prune learn of each other (docs/format.md, section 9)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import msgspec
 
 from drkit import osutil
-from drkit.errors import FormatError, ObjectNotFound, StoreError
+from drkit.errors import FormatError, LockedError, ObjectNotFound, StoreError
 from drkit.format.manifest import is_id
 from drkit.model import PackId
 from drkit.store.base import Store
@@ -22,11 +22,17 @@ REWRITE_AFTER = timedelta(minutes=5)
 STALE_AFTER = timedelta(minutes=30)
 
 
-class BackupLock:
-    """Held from before the first read of the repository until after the snapshot. A context manager."""
+class StoreLock:
+    """An object below `locks/`, there as long as its owner works. A context manager.
+
+    `stamp` is the store's own stamp of its first writing: what has an older one was there before the owner began.
+    """
+
+    kind: ClassVar[str]
 
     def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
-        self.name = f"locks/backup-{secrets.token_hex(8)}"
+        self.name = f"locks/{self.kind}-{secrets.token_hex(8)}"
+        self.stamp = 0.0
         self._store = store
         self._now = now
         self._written = now()
@@ -35,7 +41,8 @@ class BackupLock:
     def __enter__(self) -> Self:
         try:
             self._write()
-            self._remove_dead()
+            self.stamp = self._store.stat(self.name).modified
+            self._begin()
         except BaseException:
             with contextlib.suppress(StoreError):
                 self._store.delete(self.name)
@@ -48,7 +55,7 @@ class BackupLock:
         try:
             self._store.delete(self.name)
         except ObjectNotFound:
-            return  # taken away as stale: `held` has told the backup, if it came that far
+            return  # taken away as stale: `held` has told its owner, if it came that far
 
     def refresh(self) -> None:
         """Rewrite the lock if it is due, but not if it was taken away: what it protected may be gone."""
@@ -63,41 +70,150 @@ class BackupLock:
             return False
         return True
 
+    def _begin(self) -> None:
+        """Do what its kind of work begins with."""
+        raise NotImplementedError
+
     def _write(self) -> None:
         self._written = self._now()
         content = {
-            "kind": "backup",
+            "kind": self.kind,
             "host": os.uname().nodename,
             "pid": os.getpid(),
             "process": osutil.process_identity(os.getpid()),
             "started": self._started.astimezone(UTC).isoformat(),
+            "stamp": self.stamp,
         }
         self._store.put(self.name, msgspec.json.encode(content), overwrite=True)
 
-    def _remove_dead(self) -> None:
-        """Remove locks of killed backups: stale by the store's stamps, or of a process that is gone."""
-        stamp = self._store.stat(self.name).modified
-        for info in self._store.list("locks/backup-"):
-            with contextlib.suppress(ObjectNotFound):  # its owner came first
-                if info.name != self.name and (
-                    stamp - info.modified > STALE_AFTER.total_seconds() or _is_gone(self._store.get(info.name))
-                ):
-                    self._store.delete(info.name)
+
+class BackupLock(StoreLock):
+    """Held from before the first read of the repository until after the snapshot."""
+
+    kind = "backup"
+
+    def _begin(self) -> None:
+        remove_dead(self._store, self.stamp, "locks/backup-", own=self.name)
+
+
+class PruneLock(StoreLock):
+    """Held by the only prune that works on a repository. LockedError if there is another."""
+
+    kind = "prune"
+
+    def _begin(self) -> None:
+        """Take away what the dead have left, so that a backup that was taken for dead learns of it, and look around.
+
+        Of two that begin at once each writes first and reads second: one sees the other, or both do and give up.
+        """
+        others = remove_dead(self._store, self.stamp, "locks/", own=self.name)
+        if not self._seen:
+            raise StoreError(
+                f"{self._store.url} does not list what was just put into it",
+                hint="a prune needs a store that lists what it has; see 'drkit doctor --store URL'",
+            )
+        if any(lock.name.startswith("locks/prune-") for lock in others):
+            raise LockedError(
+                f"another prune is working on {self._store.url}",
+                hint="wait until it has ended; 30 minutes after its machine died, 'drkit unlock' removes its lock",
+            )
+
+    @property
+    def _seen(self) -> bool:
+        return any(info.name == self.name for info in self._store.list("locks/prune-"))
+
+    def now(self) -> float:
+        """Return the present time by the store's own stamps. StoreError if the lock was taken away."""
+        if not self.held():
+            raise StoreError(
+                "the prune's lock was taken away; what it had not deleted yet stays",
+                hint="run 'drkit prune' again: it goes on from what is there",
+            )
+        self._write()
+        return self._store.stat(self.name).modified
+
+
+class FoundLock(msgspec.Struct, frozen=True):
+    """Somebody's lock: its name, who holds it, and the store's stamps of its first and its last writing."""
+
+    name: str
+    owner: str
+    stamp: float
+    modified: float
+
+
+def find_locks(store: Store, now: float, prefix: str, *, own: str = "") -> tuple[list[FoundLock], list[FoundLock]]:
+    """Return the locks of the living and of the dead: stale by the store's stamps, or of a process that is gone.
+
+    `now` is a stamp of the store, `own` a lock to pass over.
+    """
+    alive: list[FoundLock] = []
+    dead: list[FoundLock] = []
+    for info in store.list(prefix):
+        with contextlib.suppress(ObjectNotFound):  # its owner came first
+            if info.name != own:
+                data = store.get(info.name)
+                owner = _owner(data)
+                first = min(owner.stamp or info.modified, info.modified)
+                found = FoundLock(info.name, f"{owner.host} {owner.pid or ''}".strip(), first, info.modified)
+                stale = now - info.modified > STALE_AFTER.total_seconds()
+                (dead if stale or _is_gone(data) else alive).append(found)
+    return alive, dead
+
+
+def remove_dead(store: Store, now: float, prefix: str, *, own: str) -> list[FoundLock]:
+    """Remove the locks of the dead, and return those of the living; see `find_locks`."""
+    alive, dead = find_locks(store, now, prefix, own=own)
+    for lock in dead:
+        with contextlib.suppress(ObjectNotFound):
+            store.delete(lock.name)
+    return alive
+
+
+class _Visit(StoreLock):
+    """Tells the store's present time."""
+
+    kind = "visit"
+
+    def _begin(self) -> None:
+        """Begin with nothing."""
+
+
+def unlock(
+    store: Store, now: Callable[[], datetime], *, every: bool = False
+) -> tuple[list[FoundLock], list[FoundLock]]:
+    """Remove the locks of the dead, with `every` also of the living; return what was removed, and what is left."""
+    with _Visit(store, now) as visit:
+        alive, dead = find_locks(store, visit.stamp, "locks/", own=visit.name)
+        removed = [*dead, *alive] if every else dead
+        for lock in removed:
+            with contextlib.suppress(ObjectNotFound):
+                store.delete(lock.name)
+    return removed, [] if every else alive
 
 
 class _Owner(msgspec.Struct):
-    pid: int
+    pid: int = 0
     process: str = ""
+    host: str = ""
+    stamp: float = 0.0
+
+
+def _owner(lock: bytes) -> _Owner:
+    """Return what a lock says of its owner; nothing, if it is none that drkit wrote."""
+    try:
+        return msgspec.json.decode(lock, type=_Owner)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _Owner()
 
 
 def _is_gone(lock: bytes) -> bool:
     """Whether a lock's process has ended for certain: it ran in this boot and pid namespace, and is not there now."""
-    try:
-        owner = msgspec.json.decode(lock, type=_Owner)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return False
+    owner = _owner(lock)
     mine = osutil.process_identity(os.getpid()).split("/")[:-2]
-    return bool(mine) and owner.process.split("/")[:-2] == mine and osutil.process_identity(owner.pid) != owner.process
+    if not mine or owner.pid <= 0 or owner.process.split("/")[:-2] != mine:
+        return False
+    return osutil.process_identity(owner.pid) != owner.process
 
 
 class _PruneRecord(msgspec.Struct):

@@ -21,7 +21,7 @@ import zstandard
 from drkit.errors import IntegrityError
 from drkit.format import frames, hints
 from drkit.format.indexfile import ID_SIZE, IndexedPack, shorten
-from drkit.format.limits import FRAME_BLOBS, FRAME_TARGET, META_FRAME_TARGET, PACK_TARGET, POOL_TARGET
+from drkit.format.limits import FRAME_BLOBS, FRAME_JOINED, FRAME_TARGET, META_FRAME_TARGET, PACK_TARGET, POOL_TARGET
 from drkit.format.pack import PackTable, encode_tail
 from drkit.format.settings import Settings
 from drkit.model import Kind, PackId, Place
@@ -80,7 +80,16 @@ class _Lane:
         return len(self.buffer) + len(self.table.ids) + 5 * len(self.table.lengths) >= PACK_TARGET
 
     def submit(self, blobs: list[_Blob], level: int) -> None:
-        self._under_way.append(self._packer.workers.submit(_make_frame, blobs, level))
+        self._append(self._packer.workers.submit(_make_frame, blobs, level))
+
+    def take(self, packed: bytes, rows: list[tuple[Kind, bytes, int]]) -> None:
+        """Append a frame that is made and checked already."""
+        made: Future[_Frame] = Future()
+        made.set_result((packed, rows))
+        self._append(made)
+
+    def _append(self, frame: Future[_Frame]) -> None:
+        self._under_way.append(frame)
         self.collect(leave=_UNDER_WAY)
 
     def collect(self, leave: int = 0) -> None:
@@ -233,6 +242,17 @@ class Packer:
             self._small_size += len(blob[2])
             if self._small_size >= FRAME_TARGET or len(self._small) >= FRAME_BLOBS:
                 self._flush_small()
+
+    def add_next(self, blob_id: bytes, data: bytes) -> None:
+        """Add a data blob right behind the one that was added last, whatever it is like: a prune keeps neighbours."""
+        self._add_small([(Kind.DATA, blob_id, data)])
+
+    def add_frame(self, packed: bytes, rows: list[tuple[Kind, bytes, int]]) -> None:
+        """Add a frame of data blobs as it is; the caller has decoded and hashed it."""
+        if self._small_size >= FRAME_JOINED:
+            self._flush_small()
+        self.data.take(packed, rows)
+        self._after_data()
 
     def add_chunk(self, blob_id: bytes, data: bytes) -> None:
         """Add a chunk of a large file that `has` does not know."""

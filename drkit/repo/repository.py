@@ -34,6 +34,7 @@ from drkit.model import (
 from drkit.repo import opening
 from drkit.repo.index import Index, LoadedIndex, load_index
 from drkit.repo.reader import BlobLost, BlobReader
+from drkit.repo.roots import read_roots
 from drkit.store.base import Store
 
 
@@ -77,6 +78,7 @@ class Repository:
         self.config = config
         self.findings = findings
         self._loaded: LoadedIndex | None = None
+        self._roots: dict[str, Place] | None = None
 
     @classmethod
     def create(cls, store: Store, *, now: datetime, small_level: int = 6, chunk_level: int = 3) -> Repository:
@@ -272,13 +274,20 @@ class Repository:
 
         `passed` is told the id of each list on the way.
         """
+        yield from self._descend(reader, self.top(root), root.level, None, below, passed)
+
+    def top(self, root: Root) -> list[Node]:
+        """Return the children of a root, with the places that a prune gave them last."""
         if not 0 <= root.level < LEVELS:
             raise FormatError(f"a manifest of {root.level} levels is over the limit")
-        children = [
+        if self._roots is None:
+            self._roots = read_roots(self.store)
+        return [
             Node(
                 child.raw_first,
                 child.id,
-                Place(
+                self._roots.get(child.id)
+                or Place(
                     PackId(bytes.fromhex(child.pack)),
                     child.frame_offset,
                     child.frame_length,
@@ -290,7 +299,6 @@ class Repository:
             )
             for child in root.children
         ]
-        yield from self._descend(reader, children, root.level, None, below, passed)
 
     def _descend(
         self,
