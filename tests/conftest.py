@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.enhancing import no_stray_writes as no_stray_writes
+from tests.support.servers import servers as servers
 
 METADATA = pytest.StashKey[str]()
 

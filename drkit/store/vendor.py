@@ -61,7 +61,7 @@ def _translate(error: Exception, action: str, name: str, url: str) -> StoreError
     status = int(found[1]) if (found := _STATUS.search(text)) else 0
     if "non-partial response" in text:
         return RangeIgnored(message)
-    if action == "read" and status == 416:
+    if action == "read" and (status == 416 or "Wanted range starting at" in text):
         return RangeOutside(message)
     if isinstance(error, AlreadyExistsError) or (action == "write" and isinstance(error, PreconditionError)):
         # 409 is also how S3 tells of two conditional puts at once, of which perhaps neither was done.

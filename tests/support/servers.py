@@ -134,10 +134,10 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
             process.wait(10)
 
 
-def _request(method: str, endpoint: str, path: str, body: bytes = b"", **headers: str) -> int:
+def _request(method: str, endpoint: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> int:
     connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=10)
     try:
-        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         response.read()
         return response.status
@@ -188,7 +188,8 @@ def _gcs(directory: Path) -> Iterator[str]:
     command += ["-public-host", f"127.0.0.1:{port}", "-log-level", "error"]
     with _running(command, port, directory / "gcs.log"):
         body = json.dumps({"name": BUCKET}).encode()
-        assert _request("POST", endpoint, "/storage/v1/b?project=test", body, Content_Type="application/json") == 200
+        sent = {"Content-Type": "application/json"}
+        assert _request("POST", endpoint, "/storage/v1/b?project=test", body, sent) == 200
         with _translating(port) as translated:
             yield translated
 
@@ -212,7 +213,7 @@ def _gcs_handler(port: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
 
         def _forward(self) -> None:
@@ -303,7 +304,7 @@ def _make_container(endpoint: str) -> None:
     text = "PUT" + "\n" * 12 + told + f"/{AZURE_ACCOUNT}{urlsplit(path).path}\n{query}"
     mac = hmac.new(base64.b64decode(AZURE_KEY), text.encode(), hashlib.sha256).digest()
     signed = f"SharedKey {AZURE_ACCOUNT}:{base64.b64encode(mac).decode()}"
-    assert _request("PUT", endpoint, path, Authorization=signed, **headers) == 201
+    assert _request("PUT", endpoint, path, headers={**headers, "Authorization": signed}) == 201
 
 
 _STARTERS = {"s3": _s3, "rclone": _rclone, "gcs": _gcs, "azure": _azure}
