@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from drkit.errors import StoreError, UsageError
+from drkit.errors import StoreError, StoreUnavailable, UsageError
 from drkit.libsql import Value, clean
 
 Statement = tuple[str, Sequence[Value]]
@@ -23,10 +23,6 @@ Rows = list[tuple[Any, ...]]
 
 TIMEOUT_S = 10.0
 _ANSWER_MAX = 64 << 20
-
-
-class Unreachable(StoreError):
-    """There was no answer, or one that says: later. Whether the transaction was carried out is not known."""
 
 
 class TooLarge(StoreError):
@@ -51,8 +47,8 @@ class Hrana:
     def transaction(self, statements: Sequence[Statement], *, reading: bool = False) -> list[Rows]:
         """Run all statements in one transaction and return the rows of each: all of it happened, or none.
 
-        With `reading` the statements only read, and wait for no writer. Unreachable means that nobody knows whether
-        it happened, TooLarge that it did not.
+        With `reading` the statements only read, and wait for no writer. StoreUnavailable means that nobody knows
+        whether it happened, TooLarge that it did not.
         """
         begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
         steps: list[dict[str, Any]] = [{"stmt": {"sql": begin, "want_rows": False}}]
@@ -101,7 +97,7 @@ class Hrana:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             why = str(error) or type(error).__name__
-            raise Unreachable(f"{self.name} cannot be reached: {why}", hint=self._hint) from error
+            raise StoreUnavailable(f"{self.name} cannot be reached: {why}", hint=self._hint) from error
         if status in {401, 403}:
             raise StoreError(f"{self.name} refuses the token ({status})", hint="check TURSO_AUTH_TOKEN")
         if status != 200:
@@ -147,8 +143,8 @@ def _parse(url: str) -> tuple[str, str, int | None]:
 
 _KINDS = {
     "RESPONSE_TOO_LARGE": TooLarge,
-    "STREAM_EXPIRED": Unreachable,
-    "SQLITE_BUSY": Unreachable,
+    "STREAM_EXPIRED": StoreUnavailable,
+    "SQLITE_BUSY": StoreUnavailable,
 }
 """What the codes of errors mean that are not simply refusals."""
 
@@ -157,7 +153,7 @@ def _kind(status: int, data: bytes) -> type[StoreError]:
     if status == 413:
         return TooLarge
     if status == 429 or status >= 500:
-        return Unreachable
+        return StoreUnavailable
     return next((kind for code, kind in _KINDS.items() if f'"{code}"'.encode() in data), StoreError)
 
 

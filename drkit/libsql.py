@@ -112,6 +112,15 @@ class File:
             raise
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let all statements of the block read the same moment; none of them writes."""
+        self.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.execute("ROLLBACK")
+
+    @contextmanager
     def read_only(self) -> Iterator[None]:
         """Refuse every statement of the block that would write."""
         self.execute("PRAGMA query_only=1")

@@ -6,15 +6,17 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from drkit.errors import DrkitError, IntegrityError, LockedError, StoreCorrupt, StoreError, StoreUnavailable, UsageError
 from drkit.hrana import Hrana, Rows, Statement
 from drkit.libsql import File
 
+T = TypeVar("T")
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.2
@@ -55,6 +57,37 @@ class Database(Protocol):
         ...
 
 
+class Turns(Generic[T]):
+    """Things of which each is used by one thread at a time, first come, first served.
+
+    A plain lock may go for ever to the one that let go of it last, a reader in a loop for instance.
+    """
+
+    def __init__(self, things: list[T]) -> None:
+        self._idle = things
+        self._lock = threading.Lock()
+        self._waiting: deque[queue.SimpleQueue[T]] = deque()
+
+    @contextmanager
+    def turn(self) -> Iterator[T]:
+        """Wait for one of the things, and have it for the block."""
+        own: queue.SimpleQueue[T] = queue.SimpleQueue()
+        with self._lock:
+            if self._idle:
+                own.put(self._idle.pop())
+            else:
+                self._waiting.append(own)
+        thing = own.get()
+        try:
+            yield thing
+        finally:
+            with self._lock:
+                if self._waiting:
+                    self._waiting.popleft().put(thing)
+                else:
+                    self._idle.append(thing)
+
+
 class Server:
     """A libSQL server. At most `in_flight` requests are under way; one without an answer is sent again."""
 
@@ -63,36 +96,29 @@ class Server:
     ) -> None:
         self.url = url
         self._sleep = sleep
-        self._idle: queue.LifoQueue[Hrana] = queue.LifoQueue()
-        for _ in range(in_flight):
-            self._idle.put(connect())
+        self._clients = [connect() for _ in range(in_flight)]
+        self._turns = Turns([*self._clients])
 
     def make(self) -> None:
         """Nothing: who has the URL and the token has a database."""
 
     def transaction(self, statements: Sequence[Statement], *, reading: bool = False) -> Answer:
         """Run the statements; they must bear being run twice, because an answer may be lost."""
-        client = self._idle.get()
         try:
-            for attempt in range(ATTEMPTS):
-                try:
-                    return Answer(client.transaction(statements, reading=reading), repeated=attempt > 0)
-                except StoreUnavailable:
-                    if attempt + 1 == ATTEMPTS:
-                        raise
-                self._sleep(_FIRST_PAUSE_S * 2**attempt)
-            raise AssertionError("the last attempt returns or raises")
+            with self._turns.turn() as client:
+                for attempt in range(ATTEMPTS - 1):
+                    try:
+                        return Answer(client.transaction(statements, reading=reading), repeated=attempt > 0)
+                    except StoreUnavailable:
+                        self._sleep(_FIRST_PAUSE_S * 2**attempt)
+                return Answer(client.transaction(statements, reading=reading), repeated=True)
         except StoreError as error:
             raise _unprepared(error, self.url) or error from error
-        finally:
-            self._idle.put(client)
 
     def close(self) -> None:
-        """Close the connections that no request uses."""
-        for _ in range(self._idle.qsize()):
-            client = self._idle.get()
+        """Close the connections."""
+        for client in self._clients:
             client.close()
-            self._idle.put(client)
 
 
 class FileDatabase:
@@ -101,7 +127,7 @@ class FileDatabase:
     def __init__(self, path: bytes, *, sleep: Callable[[float], None]) -> None:
         self._path = path
         self._sleep = sleep
-        self._lock = threading.Lock()
+        self._turns = Turns([None])
         self._file: _File | None = None
 
     @property
@@ -115,12 +141,12 @@ class FileDatabase:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make the directory of {self.url}: {error.strerror}") from error
-        with self._lock, _translated():
+        with self._turns.turn(), _translated():
             self._open()
 
     def transaction(self, statements: Sequence[Statement], *, reading: bool = False) -> Answer:
         """Run the statements, and wait while other processes write."""
-        with self._lock:
+        with self._turns.turn():
             if self._file is None and not os.path.exists(self._path):
                 raise Unprepared(f"there is no store in {self.url}", hint=_INIT)
             try:
@@ -133,7 +159,7 @@ class FileDatabase:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._turns.turn():
             file, self._file = self._file, None
             if file is not None:
                 file.close()
@@ -182,9 +208,7 @@ _PLAIN = frozenset({"http", "ws", "turso+http"})
 _RETRY = "check the network and the URL, then run the command again; what was stored so far is used"
 
 
-def open_database(
-    url: str, *, sleep: Callable[[float], None] = time.sleep
-) -> tuple[Database, dict[str, int]]:
+def open_database(url: str, *, sleep: Callable[[float], None] = time.sleep) -> tuple[Database, dict[str, int]]:
     """Return the database that a URL names, and the limits that stand in its query.
 
     `turso://HOST`, the same as `libsql://HOST`; `turso+http://HOST` without TLS; `turso:`, the database that

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec import Struct
@@ -44,9 +44,10 @@ _RANGE = """SELECT substr(c.data, max(?2 - c.n * o.chunk_size, 0) + 1,
     WHERE o.name = ?1 AND c.n >= ?2 / o.chunk_size AND c.n <= (?3 - 1) / o.chunk_size ORDER BY c.n"""
 _LIST = "SELECT name, size, modified FROM objects WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
 _UPSERT = "ON CONFLICT (name, sha256, n) DO UPDATE SET data = excluded.data, at = excluded.at"
-_REPLACE_CHUNK = f"INSERT INTO chunks SELECT ?1, ?2, ?3, ?4, {_NOW} WHERE true {_UPSERT}"  # noqa: S608
-_ADD_CHUNK = f"""INSERT INTO chunks SELECT ?1, ?2, ?3, ?4, {_NOW}
-    WHERE NOT EXISTS (SELECT 1 FROM objects WHERE name = ?1) {_UPSERT}"""  # noqa: S608
+_IF_NEW = "AND NOT EXISTS (SELECT 1 FROM objects WHERE name = ?1)"
+_CLEAR = "DELETE FROM chunks WHERE name = ?1 AND sha256 = ?2"
+_REPLACE_CHUNK = f"INSERT INTO chunks SELECT ?1, ?2, ?3, ?4, {_NOW} WHERE true {_UPSERT}"
+_ADD_CHUNK = f"INSERT INTO chunks SELECT ?1, ?2, ?3, ?4, {_NOW} WHERE true {_IF_NEW} {_UPSERT}"
 _PUBLISH = f"""INSERT INTO objects SELECT ?1, ?2, ?3, ?4, ?5, {_NOW}, ?6
     WHERE (SELECT count(*) FROM chunks WHERE name = ?1 AND sha256 = ?5) = ?3
     AND (SELECT coalesce(sum(length(data)), 0) FROM chunks WHERE name = ?1 AND sha256 = ?5) = ?2
@@ -176,7 +177,7 @@ class LibsqlStore:
         except Unprepared:
             return 0
         for key in left:
-            self._database.transaction([("DELETE FROM chunks WHERE name = ? AND sha256 = ?", key)])
+            self._database.transaction([(_CLEAR, key)])
         return len(left)
 
     def close(self) -> None:
@@ -192,12 +193,14 @@ class LibsqlStore:
             chunk_size, have = self._begun(job, chunk_size)
         count = -(-len(job.view) // chunk_size)
         batch: list[Statement] = []
+        if len(job.view) <= self._request:  # what was left of it may be in rows of another size
+            batch.append((_CLEAR if job.overwrite else f"{_CLEAR} {_IF_NEW}", (job.name, job.sha256)))
         size = 0
         for n in range(count):
             if n in have:
                 continue
             piece = bytes(job.view[n * chunk_size : (n + 1) * chunk_size])
-            if batch and size + len(piece) > self._request:
+            if size and size + len(piece) > self._request:
                 self._database.transaction(batch)
                 batch, size = [], 0
             sql = _REPLACE_CHUNK if job.overwrite else _ADD_CHUNK
@@ -217,10 +220,10 @@ class LibsqlStore:
         size = len(job.view)
         if all(length == min(chunk_size, size - n * chunk_size) for n, length in chunks):
             return chunk_size, {n for n, _ in chunks}
-        self._database.transaction([("DELETE FROM chunks WHERE name = ? AND sha256 = ?", (job.name, job.sha256))])
+        self._database.transaction([(_CLEAR, (job.name, job.sha256))])
         return chunk_size, set()
 
-    def _publish(self, job: _Put, batch: list[Statement], count: int, chunk_size: int) -> None:
+    def _publish(self, job: _Put, batch: Sequence[Statement], count: int, chunk_size: int) -> None:
         """Send the last rows together with the row that makes the object visible."""
         name = job.name
         publish = _PUBLISH + (_OVER if job.overwrite else "NOTHING")

@@ -48,6 +48,12 @@ class Hrana:
         self.lock = threading.Lock()
         self.clients: list[Closable] = []
         """Closed with the server."""
+        self.request_max = 1 << 30
+        """Bytes of a request; a larger one is answered with 413."""
+        self.answer_max = 1 << 30
+        """Bytes of values in the rows of one answer; a larger one is an error."""
+        self.largest = (0, 0)
+        """Bytes of the largest request, and of the largest answer."""
         self._batons = 0
 
     def fail(self, kind: str, *, after: int = 0, times: int = 1) -> None:
@@ -136,6 +142,8 @@ class Hrana:
         self.statements.append(statement["sql"])
         cursor = connection.execute(statement["sql"], [_from_wire(value) for value in statement.get("args", [])])
         rows = cursor.fetchall()
+        if sum(len(value) for row in rows for value in row if isinstance(value, bytes)) > self.answer_max:
+            raise Oversize("Response is too large")
         return {
             "cols": [{"name": column[0], "decltype": None} for column in cursor.description or ()],
             "rows": [[_to_wire(value) for value in row] for row in rows],
@@ -190,6 +198,12 @@ def _holds(condition: Any, results: list[Any], errors: list[Any], connection: sq
     raise AssertionError(f"unknown condition {kind}")
 
 
+class Oversize(sqlite3.Error):
+    """What a server says instead of an answer that is too large."""
+
+    sqlite_errorname = "RESPONSE_TOO_LARGE"
+
+
 def _error(error: sqlite3.Error) -> dict[str, Any]:
     return {"message": f"SQLite error: {error}", "code": getattr(error, "sqlite_errorname", "SQLITE_ERROR")}
 
@@ -231,8 +245,13 @@ def _handler(server: Hrana) -> type[BaseHTTPRequestHandler]:
             self._send(200 if self.path.startswith("/v3") else 404, {})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            length = int(self.headers["Content-Length"])
+            body = json.loads(self.rfile.read(length))
+            server.largest = (max(server.largest[0], length), server.largest[1])
             fault = server.planned()
+            if length > server.request_max:
+                self._send(413, {"error": "payload too large"})
+                return
             if fault == "cut":
                 self.close_connection = True
                 return
@@ -271,6 +290,7 @@ def _handler(server: Hrana) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, status: int, *values: Any) -> None:
             data = b"\n".join(json.dumps(value).encode() for value in values)
+            server.largest = (server.largest[0], max(server.largest[1], len(data)))
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
@@ -286,6 +306,8 @@ def _handler(server: Hrana) -> type[BaseHTTPRequestHandler]:
 def serving(path: Path) -> Iterator[Hrana]:
     """Serve an empty database on loopback for as long as the block runs."""
     server = Hrana(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # as the real one: readers and a writer do not wait
     http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
     http.daemon_threads = True
     server.url = f"http://127.0.0.1:{http.server_address[1]}"
