@@ -17,7 +17,7 @@ LAYERS: tuple[set[str], ...] = (
     {"store"},
     {"repo", "source"},
     {"inventory"},
-    {"backup", "restore", "verify", "query", "retention"},
+    {"backup", "restore", "verify", "query", "copy", "retention"},
     {"drill", "guard", "doctor", "status", "schedule"},
     {"cli"},
 )

@@ -17,8 +17,10 @@ from drkit.model import Finding
 if TYPE_CHECKING:
     from drkit.backup import BackupReport
     from drkit.backup.live import InUse
+    from drkit.copy import CopyReport
     from drkit.drill import DrillReport, GameDayReport
     from drkit.inventory import Inventory
+    from drkit.libsql import Value
     from drkit.repo import Repository, SnapshotRef
     from drkit.restore import RestoreReport
     from drkit.retention import ForgetReport, PruneReport
@@ -81,6 +83,16 @@ def verification(session: Session, repository: Repository, report: VerifyReport,
             duration_s=report.duration_s,
             others=snapshots[1:],
         )
+
+
+def copied(session: Session, report: CopyReport) -> None:
+    """Record which packs came to a store."""
+    with _told(session):
+        inventory = session.inventory()
+        at = inventory.stamp()
+        rows: list[tuple[Value, ...]] = [(at, report.repository, pack, report.target) for pack in report.packs]
+        detail = {"store": report.target, "from": report.source, "packs": len(rows), "snapshots": report.snapshots}
+        inventory.record("copy", detail, {"copies": rows}, repo_id=report.repository, at=at)
 
 
 def restore(

@@ -42,12 +42,15 @@ class Session:
 
         return load_config(self.config_path)
 
-    def store(self) -> Store:
-        """Open the store that --repo, DRKIT_REPO or the configuration names, whether or not a repository is there."""
+    def store(self, other: str = "") -> Store:
+        """Open the store that --repo, DRKIT_REPO or the configuration names, whether or not a repository is there.
+
+        `other` is the URL of another one.
+        """
         from drkit.store import open_store
 
         config = self.config  # read even if it is not needed: what is wrong in it should not wait for the day it is
-        url = self.repo or config.repo
+        url = other or self.repo or config.repo
         if not url:
             raise UsageError("no repository named", hint="give --repo URL, or set DRKIT_REPO")
         store = open_store(url)

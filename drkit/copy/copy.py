@@ -1,0 +1,298 @@
+"""The copy verb: a plan of what a second store lacks, then packs → index → snapshots, each verified where it went.
+
+Objects are copied as they are: the same names, the same bytes. So what is there need not be sent again, whoever put
+it there, and a copy that was killed goes on where it was. Nothing is ever deleted, and what is damaged here is not
+copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from time import monotonic
+
+from msgspec import Struct
+
+from drkit.errors import (
+    IntegrityError,
+    LockedError,
+    ObjectNotFound,
+    RepositoryNotFound,
+    StoreCorrupt,
+    StoreError,
+    UsageError,
+)
+from drkit.format import settings
+from drkit.format import snapshot as snapshot_format
+from drkit.format.indexfile import IndexedPack
+from drkit.format.limits import INDEX_LIVE
+from drkit.model import Finding, PackId
+from drkit.progress import Progress
+from drkit.repo import Repository, SnapshotRef, opening
+from drkit.repo.index import Index, LoadedIndex, load_index, stored_packs, write_index
+from drkit.repo.lock import BackupLock, condemned_packs
+from drkit.repo.names import pack_name, put_hashed
+from drkit.repo.reach import missing_blobs
+from drkit.store.base import Store
+
+WORKERS = 2
+OTHERS = ("keys/", "inventory/")
+"""What else is copied, each object once: it never changes."""
+_ROOTS = "hints/roots.zst"
+_HEAL = "heal it with 'drkit repair --from URL', then run the copy again"
+
+
+class CopyReport(Struct, frozen=True):
+    """What was copied, or is to be (`dry_run`). Lists hold ids; `bytes` are those of packs.
+
+    `present` packs were there already; `left_out` are snapshots that lack something here, and so did not go.
+    """
+
+    source: str
+    target: str
+    repository: str
+    created: bool
+    dry_run: bool
+    snapshots: tuple[str, ...]
+    packs: tuple[str, ...]
+    bytes: int
+    present: int
+    others: int
+    left_out: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    duration_s: float
+
+
+def copy(
+    source: Repository, target: Store, *, dry_run: bool = False, progress: Progress, now: Callable[[], datetime]
+) -> CopyReport:
+    """Bring `target` up to date; an empty store becomes a repository with the same id.
+
+    Each pack is hashed before it goes, and once more as the target gives it back. What is damaged or missing here
+    becomes findings, and so do snapshots that need it. UsageError if the target holds another repository, or is the
+    same store; LockedError if a prune works there; StoreError if it fails, or a prune takes away what was copied.
+    """
+    began = monotonic()
+    created, mend = _check_target(source, target)
+    job = _Job(source, target, created, progress)
+    job.plan()
+    if not dry_run:
+        if created:
+            opening.found(target, source.config)
+        for name in mend:  # what an interrupted copy has not written yet
+            put_hashed(target, name, settings.encode(source.config))
+        with BackupLock(target, now) as lock:
+            job.execute(lock)
+    return CopyReport(
+        source=source.store.url,
+        target=target.url,
+        repository=source.config.repository_id,
+        created=created,
+        dry_run=dry_run,
+        snapshots=tuple(ref.id for ref in job.snapshots),
+        packs=tuple(pack.id.hex() for pack in job.packs),
+        bytes=sum(pack.size for pack in job.packs),
+        present=job.present,
+        others=len(job.others),
+        left_out=tuple(job.left_out),
+        findings=tuple(job.findings),
+        duration_s=round(monotonic() - began, 3),
+    )
+
+
+def _check_target(source: Repository, target: Store) -> tuple[bool, list[str]]:
+    """Refuse a target that is no second copy; return whether it is empty, and which copies of its settings are bad."""
+    if target.url == source.store.url:
+        raise UsageError(f"{target.url} is the repository itself", hint="name another store with --to")
+    source.check_writable()
+    try:
+        config, findings = opening.read_settings(target)
+    except RepositoryNotFound:
+        return True, []
+    except IntegrityError as error:
+        raise IntegrityError(
+            str(error), hint=f"run 'drkit repair --repo {target.url} --from {source.store.url}'"
+        ) from error
+    if config.repository_id != source.config.repository_id:
+        raise UsageError(
+            f"{target.url} holds another repository ({config.repository_id}, not {source.config.repository_id})",
+            hint="name an empty place with --to: a copy never mixes repositories",
+        )
+    return False, [finding.object for finding in findings]
+
+
+class _Job:
+    """One copy under way. After `plan`, the lists say what is to be done; after `execute`, what was."""
+
+    def __init__(self, source: Repository, target: Store, created: bool, progress: Progress) -> None:
+        self.snapshots: list[SnapshotRef] = []
+        self.packs: list[IndexedPack] = []
+        self.others: list[str] = []
+        self.left_out: list[str] = []
+        self.findings: list[Finding] = []
+        self.present = 0
+        self._source = source
+        self._target = target
+        self._created = created
+        self._progress = progress
+        self._wanted: frozenset[PackId] = frozenset()
+        self._failed: set[PackId] = set()
+
+    def plan(self) -> None:
+        """Compare listings. The source's snapshots come first: the packs that they need are there when listed."""
+        refs = self._source.snapshots()
+        condemned = frozenset[PackId]().union(*condemned_packs(self._source.store).values())
+        loaded = load_index(self._source.store, without=condemned)
+        self.findings += [one for one in loaded.findings if one.code in _LOST]
+        self._wanted = frozenset(loaded.index.packs)
+        there = {} if self._created else stored_packs(self._target)
+        self.packs = [pack for pack in loaded.index.packs.values() if there.get(pack.id) != pack.size]
+        self.present = len(self._wanted) - len(self.packs)
+        names = set() if self._created else {info.name for info in self._target.list("snapshots/")}
+        self.snapshots = [ref for ref in refs if ref.name not in names]
+        for prefix in OTHERS:
+            have = set() if self._created else {info.name for info in self._target.list(prefix)}
+            self.others += [info.name for info in self._source.store.list(prefix) if info.name not in have]
+
+    def execute(self, lock: BackupLock) -> None:
+        """Copy in write order: packs → index → snapshots; `lock` keeps a prune there from taking the packs."""
+        target = self._target
+        if next(target.list("locks/prune-"), None) is not None:
+            raise LockedError(f"a prune is working on {target.url}", hint="wait until it has ended, then copy again")
+        condemned = condemned_packs(target)
+        before = load_index(target, without=frozenset().union(*condemned.values()))
+        self._copy_others()
+        self._copy_packs(lock)
+        self._write_index(before)
+        self._copy_snapshots(lock, condemned)
+        self._copy_roots()
+
+    def _copy_others(self) -> None:
+        for name in self.others:
+            with contextlib.suppress(ObjectNotFound):  # taken away since
+                put_hashed(self._target, name, self._source.store.get(name))
+
+    def _copy_packs(self, lock: BackupLock) -> None:
+        """Copy packs with a few threads; one that is damaged here, or comes back damaged, becomes a finding."""
+        self._progress.start(len(self.packs), sum(pack.size for pack in self.packs), "copying packs")
+        done: list[IndexedPack] = []
+        under_way: deque[tuple[IndexedPack, Future[Finding | None]]] = deque()
+
+        def settle(leave: int) -> None:
+            while len(under_way) > leave:
+                pack, future = under_way.popleft()
+                finding = future.result()
+                if finding is None:
+                    done.append(pack)
+                    self._progress.advance(1, pack.size)
+                else:
+                    self.findings.append(finding)
+                    self._failed.add(pack.id)
+                lock.refresh()
+
+        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="drkit-copy")
+        try:
+            for pack in self.packs:
+                under_way.append((pack, pool.submit(_copy_pack, self._source.store, self._target, pack.id)))
+                settle(leave=WORKERS)
+            settle(leave=0)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        self.packs = done
+
+    def _write_index(self, loaded: LoadedIndex) -> None:
+        """Give what was copied, and what an earlier copy left without it, a place in the target's index."""
+        fresh = [*self.packs, *(loaded.index.packs[pack_id] for pack_id in loaded.unindexed)]
+        if loaded.stale or len(loaded.objects) >= INDEX_LIVE:
+            every = {**loaded.index.packs, **{pack.id: pack for pack in self.packs}}
+            write_index(self._target, every.values(), (*loaded.objects, *loaded.damaged, *loaded.superseded))
+        elif fresh or loaded.damaged:
+            write_index(self._target, fresh, tuple(loaded.damaged))
+
+    def _copy_snapshots(self, lock: BackupLock, condemned: dict[str, frozenset[PackId]]) -> None:
+        """Commit the snapshots whose packs are all there, then look whether a prune took some of them away."""
+        target, copied = self._target, list[SnapshotRef]()
+        whole = Repository.open(target)
+        complete = not any(finding.code in _LOST for finding in self.findings)
+        index = Index() if complete else load_index(target, without=frozenset(self._failed)).index
+        self._progress.start(len(self.snapshots), None, "copying snapshots")
+        for ref in self.snapshots:
+            try:
+                data = self._source.store.get(ref.name)
+                snap = snapshot_format.decode(ref.name, data)
+                if not complete and missing_blobs(whole, snap, index):
+                    raise IntegrityError("packs that it needs are damaged or missing here")
+            except ObjectNotFound:
+                continue  # forgotten since
+            except (IntegrityError, StoreCorrupt) as error:
+                self.findings.append(Finding("snapshot-left-out", ref.name, str(error), _HEAL))
+                self.left_out.append(ref.id)
+                continue
+            if not lock.held():
+                raise _overtaken(copied, "the lock of the copy was taken away")
+            put_hashed(target, ref.name, data)
+            if target.get(ref.name) != data:
+                raise StoreCorrupt(f"{target.url} does not give {ref.name} back as it was put")
+            copied.append(ref)
+            self._progress.advance(1, 0)
+        self.snapshots = copied
+        self._look_again(condemned)
+
+    def _look_again(self, condemned: dict[str, frozenset[PackId]]) -> None:
+        after = condemned_packs(self._target)
+        gone = frozenset[PackId]().union(*(packs for name, packs in after.items() if packs != condemned.get(name)))
+        if not gone & self._wanted:
+            return
+        index = load_index(self._target, without=gone).index
+        whole = Repository.open(self._target)
+        lost = [ref for ref in self.snapshots if missing_blobs(whole, whole.load(ref), index)]
+        for ref in lost:
+            with contextlib.suppress(ObjectNotFound):
+                self._target.delete(ref.name)
+        if lost:
+            raise _overtaken(lost, "a prune there condemned packs that the snapshots need")
+
+    def _copy_roots(self) -> None:
+        """Copy the places of roots that a prune here has moved: they are the same there."""
+        try:
+            data = self._source.store.get(_ROOTS)
+        except (ObjectNotFound, StoreCorrupt):
+            return
+        with contextlib.suppress(ObjectNotFound, StoreCorrupt):
+            if self._target.get(_ROOTS) == data:
+                return
+        self._target.put(_ROOTS, data, overwrite=True)
+
+
+_LOST = frozenset({"pack-missing", "pack-size", "pack-damaged", "copy-damaged"})
+
+
+def _copy_pack(source: Store, target: Store, pack_id: PackId) -> Finding | None:
+    """Copy a pack and read it back; return what is wrong with it."""
+    name = pack_name(pack_id)
+    try:
+        data = source.get(name)
+    except ObjectNotFound:
+        return Finding("pack-missing", name, "the pack is missing", _HEAL)
+    except StoreCorrupt as error:
+        return Finding("pack-damaged", name, str(error), _HEAL)
+    if hashlib.sha256(data).digest() != pack_id:
+        return Finding("pack-damaged", name, "its bytes do not hash to its name", _HEAL)
+    put_hashed(target, name, data)
+    for again in (True, False):
+        with contextlib.suppress(StoreCorrupt):
+            if hashlib.sha256(target.get(name)).digest() == pack_id:
+                return None
+        if again:
+            target.put(name, data, overwrite=True)
+    message = f"{target.url} does not give it back as it was put"
+    return Finding("copy-damaged", name, message, "check that store with 'drkit doctor --store URL'")
+
+
+def _overtaken(refs: Iterable[SnapshotRef], why: str) -> StoreError:
+    some = ", ".join(ref.id[:12] for ref in refs) or "no snapshot"
+    return StoreError(f"{why} ({some})", hint="run the copy again: what it stored is reused")
