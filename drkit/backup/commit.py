@@ -8,13 +8,16 @@ from collections.abc import Callable
 from drkit.errors import IntegrityError, ObjectNotFound, StoreError
 from drkit.format import snapshot as snapshot_format
 from drkit.format.limits import INDEX_LIVE
-from drkit.model import PackId
+from drkit.model import Kind, PackId
 from drkit.repo import Repository
-from drkit.repo.index import LoadedIndex, load_index, write_index
+from drkit.repo.index import Index, LoadedIndex, load_index, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.packer import Packer
-from drkit.repo.reach import missing_blobs
+from drkit.repo.reach import missing_blobs, node_hints
 from drkit.store.base import Store
+
+_TIMES = 5
+"""So many prunes that begin at this moment are kept up with."""
 
 
 class IndexWriter:
@@ -61,15 +64,20 @@ def commit(repo: Repository, lock: BackupLock, name: str, data: bytes, condemned
     """Put the snapshot, then look whether a prune has meanwhile condemned what it stands on.
 
     `condemned` is what the prune records said when the backup began. Both sides write first and read second, so one
-    of them sees the other. StoreError if the snapshot could not be kept.
+    of them sees the other; and a prune deletes nothing while a backup that began before its record holds its lock. So
+    what it has condemned can still be read, and is stored again. StoreError if the snapshot could not be kept.
     """
     _check_lock(lock)
     try:
         repo.store.put(name, data)
-        after = condemned_packs(repo.store)
-        _check_lock(lock)
-        if after != condemned and not _is_whole(repo, name, data, frozenset().union(*after.values())):
-            raise _overtaken("a prune condemned packs that the snapshot needs")
+        seen = condemned
+        for _ in range(_TIMES):
+            after = condemned_packs(repo.store)
+            _check_lock(lock)
+            if after == seen or _is_whole(repo, name, data, frozenset().union(*after.values())):
+                return
+            seen = after
+        raise _overtaken("prunes condemn packs as fast as they are stored")
     except BaseException:
         with contextlib.suppress(ObjectNotFound):
             repo.store.delete(name)
@@ -82,11 +90,28 @@ def _check_lock(lock: BackupLock) -> None:
 
 
 def _is_whole(repo: Repository, name: str, data: bytes, condemned: frozenset[PackId]) -> bool:
+    """Whether the snapshot needs nothing that is condemned; if it does, that is stored again."""
     index = load_index(repo.store, without=condemned).index
     try:
-        return not missing_blobs(repo, snapshot_format.decode(name, data), index)
-    except IntegrityError:
-        return False  # packs are deleted already
+        missing = missing_blobs(repo, snapshot_format.decode(name, data), index)
+        if missing:
+            _store_again(repo, missing, index, condemned)
+    except IntegrityError as error:
+        raise _overtaken("a prune condemned packs that the snapshot needs, and has deleted some") from error
+    return not missing
+
+
+def _store_again(repo: Repository, missing: dict[str, Kind], index: Index, condemned: frozenset[PackId]) -> None:
+    reader = repo.reader()
+    with Packer(repo.store, lambda: index, repo.config, level=None, condemned=condemned) as packer:
+        for blob, kind in missing.items():
+            plain = reader.blob(blob, None)
+            if kind == Kind.DATA:
+                packer.add_next(bytes.fromhex(blob), plain)
+            else:
+                packer.add_node(kind, bytes.fromhex(blob), plain, node_hints(kind, plain, index))
+        packer.finish()
+        write_index(repo.store, packer.new_packs)
 
 
 def _overtaken(why: str) -> StoreError:

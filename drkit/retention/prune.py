@@ -23,7 +23,6 @@ from drkit.repo import Repository
 from drkit.repo.index import stored_packs, write_index
 from drkit.repo.lock import FoundLock, PruneLock, condemned_packs, find_locks, remove_dead
 from drkit.repo.names import index_name, pack_id_of, pack_name
-from drkit.repo.roots import PREFIX as ROOTS
 from drkit.repo.roots import write_roots
 from drkit.retention.mark import Live
 from drkit.retention.plan import Layout, Limits, PackOf, Planner
@@ -185,13 +184,13 @@ class _Job:
             condemned = frozenset().union(self._gone, *self._condemned.values())
             done = repack(self._repo, planner, layout, condemned=condemned, progress=self._progress, tick=self._tick)
             self._write_index(done)
-            roots = self._write_roots(done)
+            self._write_roots(done)
             stays = self._deferred(began, layout)
-            self._delete(self._gone - stays, roots)
+            self._delete(self._gone - stays)
             report = self._done(planned, layout, done, stays)
         elif self._index_is_worn():
             self._write_index(None)
-            self._delete(frozenset(), None)
+            self._delete(frozenset())
         self._expire()
         return report
 
@@ -282,14 +281,11 @@ class _Job:
         worn = loaded.unindexed or loaded.damaged or loaded.stale or loaded.superseded
         return bool(worn) or len(loaded.objects) >= _INDEX_OBJECTS
 
-    def _write_roots(self, done: Written) -> str:
-        """Say where the children of roots lie of which the snapshots say otherwise; return the object's name."""
-        places = {}
-        for node_id, said in self._live.roots.items():
-            place = done.find(node_id)
-            if place is not None and said != {place}:
-                places[node_id] = place
-        return write_roots(self._store, places)[0] if places else ""
+    def _write_roots(self, done: Written) -> None:
+        """Say where the children of roots lie of which the snapshots say otherwise."""
+        found = {node_id: done.find(node_id) for node_id in self._live.roots}
+        said = self._live.roots
+        write_roots(self._store, {one: place for one, place in found.items() if place and said[one] != {place}})
 
     # Deleting
 
@@ -298,7 +294,7 @@ class _Job:
         with contextlib.suppress(ObjectNotFound):
             self._store.delete(self._record)
 
-    def _delete(self, packs: frozenset[PackId], roots: str | None) -> None:
+    def _delete(self, packs: frozenset[PackId]) -> None:
         self._progress.start(None, None, "deleting")
         self._now()
         loaded = self._loaded
@@ -309,10 +305,6 @@ class _Job:
         for pack_id in sorted(packs):
             self._tick()
             self._remove(pack_name(pack_id))
-        if roots is not None:
-            for info in list(self._store.list(ROOTS)):
-                if info.name != roots:
-                    self._remove(info.name)
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(ObjectNotFound):  # a prune before this one came so far

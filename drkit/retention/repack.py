@@ -73,6 +73,8 @@ def repack(
         writer.nodes(layout.nodes, small=planner.price(layout)[1] < 2 * SMALL_BACKUP)
         packer.finish()
         writer.settle()
+        if any(key not in writer.fresh for key in layout.moved):
+            raise IntegrityError("what is needed was not all written anew; nothing was deleted")
         return Written(packer.new_packs, stays, writer.fresh, writer.bytes_read, packer.bytes_added)
 
 
@@ -118,7 +120,8 @@ class _Writer:
             for _, blob_id, _ in blobs:
                 key = blob_id[:ID_SIZE]
                 wanted.append(layout.moved.get(key) == pack_id and key not in self._taken)
-                self._taken.add(key)
+                if wanted[-1]:
+                    self._taken.add(key)
             if any(wanted):
                 offset, length, size = places[number]
                 found.append(_Frame(offset, length, size, blobs, wanted))
