@@ -18,7 +18,7 @@ LAYERS: tuple[set[str], ...] = (
     {"repo", "source"},
     {"inventory"},
     {"backup", "restore", "verify", "query", "copy", "retention"},
-    {"drill", "guard", "doctor", "status", "schedule"},
+    {"drill", "guard", "doctor", "repair", "status", "schedule"},
     {"cli"},
 )
 """From the bottom up. A module imports its own part and lower layers; `recovery` is the text of a program, no verb."""
@@ -39,6 +39,7 @@ VENDORS = {
     ),
     "libsql_experimental": ("drkit.libsql",),
     "libsql": ("drkit.libsql",),
+    "obstore": ("drkit.store.cloud", "drkit.store.object", "drkit.store.vendor"),
     "pyfastcdc": ("drkit.format.chunker",),
     "yaml": ("enhance.frontmatter",),
     "markdown_it": ("enhance.generators.offline.markdown",),

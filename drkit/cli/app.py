@@ -24,7 +24,7 @@ from drkit.errors import UsageError
 PANELS = {
     "Back up and restore": ("init", "backup", "restore", "restore-plugin"),
     "Look inside": ("snapshots", "plugins", "ls", "cat", "diff", "find", "manifest"),
-    "Keep copies": ("copy",),
+    "Keep copies": ("copy", "repair"),
     "Prove": ("verify", "drill", "doctor", "status", "inventory"),
     "Give back space": ("forget", "prune", "unlock"),
     "Edit safely": ("guard", "enhance"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from drkit.drill import DrillReport, GameDayReport
     from drkit.inventory import Inventory
     from drkit.libsql import Value
+    from drkit.repair import RepairReport
     from drkit.repo import Repository, SnapshotRef
     from drkit.restore import RestoreReport
     from drkit.retention import ForgetReport, PruneReport
@@ -93,6 +94,39 @@ def copied(session: Session, report: CopyReport) -> None:
         rows: list[tuple[Value, ...]] = [(at, report.repository, pack, report.target) for pack in report.packs]
         detail = {"store": report.target, "from": report.source, "packs": len(rows), "snapshots": report.snapshots}
         inventory.record("copy", detail, {"copies": rows}, repo_id=report.repository, at=at)
+
+
+def repaired(session: Session, repository: Repository, report: RepairReport) -> None:
+    """Record a repair, which hashed every pack, as a verification; bring back what the repository knows of itself."""
+    with _told(session):
+        inventory = session.inventory()
+        rebuild(inventory, repository, warn=session.console.finding)
+        inventory.record(
+            "repair",
+            {
+                "store": report.store,
+                "healed": len(report.healed),
+                "rescued": report.rescued,
+                "quarantined": report.quarantined,
+                "lost": [finding.object for finding in report.lost],
+            },
+            {},
+            repo_id=repository.config.repository_id,
+        )
+        snapshots = [str(ref.id) for ref in repository.snapshots()]
+        inventory.record_verification(
+            repo_id=repository.config.repository_id,
+            store_url=report.store,
+            snapshot_id=snapshots[0] if snapshots else None,
+            plugin=None,
+            level="packs",
+            ok=report.ok,
+            findings=len(report.lost),
+            packs_read=report.packs_read,
+            bytes_read=report.bytes_read,
+            duration_s=report.duration_s,
+            others=snapshots[1:],
+        )
 
 
 def restore(

@@ -199,6 +199,11 @@ def _pruned(store: Store) -> frozenset[PackId]:
         return frozenset()
 
 
+def named_packs(store: Store) -> Iterator[IndexedPack]:
+    """Yield what the live index objects say of packs, whether or not the store has those."""
+    return _indexed_packs(store, LoadedIndex())
+
+
 _AGAIN = "back up again, which stores what the source still has; 'drkit verify --level content' lists the rest"
 _REPLACE = f"{_AGAIN}; when nothing is lost any more, move the pack out of the repository"
 

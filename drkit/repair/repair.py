@@ -1,0 +1,310 @@
+"""The repair verb: read everything, heal it from copies in the order of writing, and say what is lost.
+
+Settings → packs → what no whole pack holds → index → snapshots. Killed anywhere, the next repair goes on: a bad
+object is replaced only when it lies in quarantine, and taken away only when all that is good in it is stored anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from time import monotonic
+
+from drkit.errors import (
+    FormatError,
+    IntegrityError,
+    LockedError,
+    ObjectNotFound,
+    RepositoryNotFound,
+    StoreCorrupt,
+    UsageError,
+)
+from drkit.format import settings
+from drkit.format import snapshot as snapshot_format
+from drkit.format.indexfile import IndexedPack, shorten
+from drkit.format.pack import read_table
+from drkit.format.settings import Settings
+from drkit.model import Finding, Level, PackId
+from drkit.progress import NullProgress, Progress
+from drkit.repair.quarantine import Quarantine
+from drkit.repair.report import Healed, RepairReport
+from drkit.repair.rescue import Rescue
+from drkit.repo import BlobReader, Repository, opening
+from drkit.repo.index import Index, load_index, named_packs, stored_packs, write_index
+from drkit.repo.lock import BackupLock
+from drkit.repo.names import index_name, pack_name
+from drkit.repo.packer import Packer
+from drkit.store.base import Store
+from drkit.verify import verify
+from drkit.verify.packs import table_digest
+
+_WORKERS = 2
+_HASH_IN_NAME = re.compile(r"keys/([0-9a-f]{64})\.json|inventory/.*-([0-9a-f]{8})\.jsonl\.zst")
+_LOST = frozenset(
+    {"file-lost", "segment-lost", "plugins-lost", "snapshot-damaged", "tree-damaged", "tree-hash", "file-size"}
+)
+_ANOTHER = "look for it in another copy: 'drkit repair --from URL'; 'drkit backup' stores what the source still has"
+
+
+def repair(
+    store: Store,
+    copies: Sequence[Store],
+    *,
+    dry_run: bool = False,
+    progress: Progress,
+    now: Callable[[], datetime],
+) -> RepairReport:
+    """Heal the repository in `store` from `copies`, the first that has a good object first; without any, save
+    what can be read and name the rest.
+
+    What is missing here and whole in a copy is brought back too, snapshots included. With `dry_run` everything is
+    read and nothing written. UsageError if a copy is of another repository, LockedError if a prune works here,
+    RepositoryNotFound or IntegrityError if there are no settings, here or in a copy.
+    """
+    began = monotonic()
+    donors = [Repository.open(copy) for copy in copies]
+    job = _Job(store, donors, dry_run, Quarantine(store, now()), progress)
+    job.settings()
+    with ExitStack() as stack:
+        if not dry_run:
+            if next(store.list("locks/prune-"), None) is not None:
+                raise LockedError(f"a prune is working on {store.url}", hint="wait until it has ended")
+            job.hold(stack.enter_context(BackupLock(store, now)))
+        job.packs()
+        job.rescue()
+        job.index()
+        job.others()
+        job.snapshots()
+    lost = job.losses()
+    return RepairReport(
+        store=store.url,
+        sources=tuple(copy.url for copy in copies),
+        dry_run=dry_run,
+        ok=not lost,
+        healed=tuple(job.healed),
+        quarantined=tuple(job.quarantine.names),
+        rescued=job.rescued,
+        index_rebuilt=job.index_rebuilt,
+        packs_read=job.packs_read,
+        bytes_read=job.bytes_read,
+        lost=tuple(lost),
+        duration_s=round(monotonic() - began, 3),
+    )
+
+
+class _Job:
+    """One repair under way."""
+
+    config: Settings
+
+    def __init__(
+        self, store: Store, donors: Sequence[Repository], dry_run: bool, quarantine: Quarantine, progress: Progress
+    ) -> None:
+        self.healed: list[Healed] = []
+        self.quarantine = quarantine
+        self.rescued = self.packs_read = self.bytes_read = 0
+        self.index_rebuilt = False
+        self._store = store
+        self._donors = donors
+        self._dry_run = dry_run
+        self._progress = progress
+        self._whole: dict[PackId, IndexedPack] = {}
+        """Packs that are whole, or healed, with what their own tables say."""
+        self._bad: dict[PackId, str] = {}
+        """Packs that no copy gives back, and what is wrong with them."""
+        self._named: dict[PackId, IndexedPack] = {}
+        self._tick: Callable[[], object] = dict
+
+    def hold(self, lock: BackupLock) -> None:
+        """Keep a lock fresh as long as the job takes."""
+        self._tick = lock.refresh
+
+    def settings(self) -> None:
+        """Heal the settings and the recovery program; a store that is empty becomes a repository again."""
+        from drkit import recovery
+
+        bad: list[Finding] = []
+        try:
+            self.config, bad = opening.read_settings(self._store)
+        except (RepositoryNotFound, IntegrityError):
+            if not self._donors:
+                raise
+            self.config = self._donors[0].config
+            bad = [Finding("", name, "the settings are missing or damaged", "") for name in opening.SETTINGS_NAMES]
+        for donor in self._donors:
+            if donor.config.repository_id != self.config.repository_id:
+                raise UsageError(
+                    f"{donor.store.url} holds another repository ({donor.config.repository_id})",
+                    hint="name a copy of this one with --from",
+                )
+        Repository(self._store, self.config, []).check_writable()
+        if not self._dry_run:
+            self._store.prepare()
+        for finding in reversed(bad):
+            self._heal(finding.object, finding.message, settings.encode(self.config), "the other copy")
+        for name, data in recovery.files().items():
+            with suppress(StoreCorrupt, ObjectNotFound):
+                if self._store.get(name) == data:
+                    continue
+            self._heal(name, "missing, damaged or of another version", data, "this drkit")
+
+    def packs(self) -> None:
+        """Read every pack; bring back from a copy those that are damaged or missing."""
+        here = stored_packs(self._store)
+        self._named = {pack.id: pack for pack in named_packs(self._store)}
+        wanted = dict.fromkeys([*here, *self._named])
+        for donor in self._donors:
+            wanted.update(dict.fromkeys(donor.index.packs))
+        self._progress.start(len(wanted), None, "reading packs")
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="drkit-repair") as pool:
+            for pack_id, (pack, problem) in zip(wanted, pool.map(self._look, wanted), strict=True):
+                self.packs_read += 1
+                self._tick()
+                self._progress.advance(1, 0)
+                if pack is not None:
+                    self._whole[pack_id] = pack
+                    self.bytes_read += pack.size
+                elif not self._heal_pack(pack_id, problem):
+                    self._bad[pack_id] = problem
+
+    def _look(self, pack_id: PackId) -> tuple[IndexedPack | None, str]:
+        return _read_pack(self._store, pack_id)[1:]
+
+    def _heal_pack(self, pack_id: PackId, problem: str) -> bool:
+        for donor in self._donors:
+            data, pack, _ = _read_pack(donor.store, pack_id)
+            if pack is not None:
+                self._heal(pack_name(pack_id), problem, data, donor.store.url)
+                self._whole[pack_id] = pack
+                return True
+        return False
+
+    def rescue(self) -> None:
+        """Store anew what only packs hold that no copy gives back, then set those aside."""
+        if not self._bad:
+            return
+        index = Index()
+        for pack in self._whole.values():
+            index.add_pack(pack)
+        with ExitStack() as stack:
+            packer = None
+            if not self._dry_run:
+                # A new pack must not get the name of one that is going to be set aside.
+                packer = Packer(self._store, lambda: index, self.config, level=None, condemned=frozenset(self._bad))
+                stack.enter_context(packer)
+            everywhere = [self._salvager(), *(donor.reader() for donor in self._donors)]
+            rescue = Rescue(index, everywhere, packer)
+            for repo in self._repos():
+                for ref in repo.snapshots():
+                    self._tick()
+                    with suppress(IntegrityError):
+                        rescue.snapshot(repo.load(ref))
+            self.rescued = rescue.rescued
+            if packer is not None:
+                packer.finish()
+                self._whole.update((pack.id, pack) for pack in packer.new_packs)
+
+    def _salvager(self) -> BlobReader:
+        """Return a reader that looks into damaged packs, too, also into those that became shorter."""
+        every = Index()
+        for pack in (*self._whole.values(), *self._named.values(), *load_index(self._store).index.packs.values()):
+            every.add_pack(pack)
+        return BlobReader(self._store, lambda _fresh: every)
+
+    def index(self) -> None:
+        """Write the index anew, from the packs' own tables, if it is not just that; set bad packs aside after it."""
+        loaded = load_index(self._store, without=frozenset(self._bad))
+        known = {pack_id: table_digest(pack.table) for pack_id, pack in loaded.index.packs.items()}
+        right = {pack_id: table_digest(pack.table) for pack_id, pack in self._whole.items()}
+        bad_names = [index_name(index_id) for index_id in loaded.damaged]
+        self.index_rebuilt = bool(bad_names or loaded.stale or loaded.unindexed or self._bad or known != right)
+        if self._dry_run or not self.index_rebuilt:
+            return
+        old = (*loaded.objects, *loaded.damaged, *loaded.superseded)
+        for name in bad_names:
+            self.quarantine.keep(name)  # the new one may get the same name
+        written, _ = write_index(self._store, self._whole.values(), old)
+        for name in set(bad_names) - {index_name(index_id) for index_id in written}:
+            self.quarantine.remove(name)
+        for pack_id in self._bad:
+            self.quarantine.remove(pack_name(pack_id))
+
+    def others(self) -> None:
+        """Heal key slots and rows of inventories, of which the names hold a hash."""
+        for prefix in ("keys/", "inventory/"):
+            places = [repo.store for repo in self._donors]
+            names = {info.name for store in (self._store, *places) for info in store.list(prefix)}
+            for name in sorted(names):
+                problem = "" if _named_right(self._store, name) else "missing or damaged"
+                donor = next((store for store in places if problem and _named_right(store, name)), None)
+                if donor is not None:
+                    self._heal(name, problem, donor.get(name), donor.url)
+
+    def snapshots(self) -> None:
+        """Heal snapshots, last: what they need is there by now, as far as anybody has it."""
+        names = {ref.name for repo in self._repos() for ref in repo.snapshots()}
+        for name in sorted(names):
+            if (problem := _snapshot_problem(self._store, name)) is None:
+                continue
+            for donor in self._donors:
+                if _snapshot_problem(donor.store, name) is None:
+                    self._heal(name, problem, donor.store.get(name), donor.store.url)
+                    break
+
+    def losses(self) -> list[Finding]:
+        """Return what is still lost; of a dry run, what is without the copies, unless they have every pack."""
+        repo = Repository(self._store, self.config, [])
+        if self._dry_run and not self._bad and self.healed:
+            return []
+        # Before anything is healed, only reading the packs tells what is lost.
+        level = Level.CONTENT if self._dry_run else Level.EXISTS
+        report = verify(repo, repo.snapshots(), level=level, progress=NullProgress())
+        return [Finding(one.code, one.object, one.message, _ANOTHER) for one in report.findings if one.code in _LOST]
+
+    def _repos(self) -> Iterator[Repository]:
+        yield Repository(self._store, self.config, [])
+        yield from self._donors
+
+    def _heal(self, name: str, problem: str, data: bytes, source: str) -> None:
+        if not self._dry_run:
+            self.quarantine.replace(name, data)
+        self.healed.append(Healed(name, problem, source))
+
+
+def _read_pack(store: Store, pack_id: PackId) -> tuple[bytes, IndexedPack | None, str]:
+    """Return a pack's bytes and tables if it is whole, else what is wrong with it."""
+    try:
+        data = store.get(pack_name(pack_id))
+        if hashlib.sha256(data).digest() != pack_id:
+            return b"", None, "its bytes do not hash to its name"
+        table = read_table(len(data), lambda offset, length: data[offset : offset + length])
+    except ObjectNotFound:
+        return b"", None, "missing"
+    except (FormatError, StoreCorrupt) as error:
+        return b"", None, str(error)
+    return data, IndexedPack(pack_id, len(data), shorten(table)), ""
+
+
+def _snapshot_problem(store: Store, name: str) -> str | None:
+    try:
+        snapshot_format.decode(name, store.get(name))
+    except ObjectNotFound:
+        return "missing"
+    except (FormatError, StoreCorrupt) as error:
+        return str(error)
+    return None
+
+
+def _named_right(store: Store, name: str) -> bool:
+    """Whether an object is there, and has the hash in its name."""
+    match = _HASH_IN_NAME.fullmatch(name)
+    if match is None:
+        return True  # nothing to compare it with
+    try:
+        return hashlib.sha256(store.get(name)).hexdigest().startswith(match[1] or match[2])
+    except (ObjectNotFound, StoreCorrupt):
+        return False
