@@ -19,6 +19,7 @@ from drkit.hrana import Hrana as Client
 from drkit.store import open_store
 from drkit.store.database import FileDatabase, Server, open_database
 from drkit.store.turso import LibsqlStore, Limits
+from tests.support.cli import Cli
 from tests.support.hrana import TOKEN, Hrana, serving
 
 ROOT = Path(__file__).parent.parent
@@ -282,3 +283,20 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TURSO_DATABASE_URL")
     with pytest.raises(UsageError, match="no Turso database"):
         open_store("turso:")
+
+
+def test_a_file_that_lies_in_the_source_is_refused(tmp_path: Path) -> None:
+    """The process that has it open must not open it in any other way, as a scan would."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("a")
+    cli = Cli(tmp_path, DRKIT_REPO=f"libsql-file:{source}/backup.db")
+    assert cli("init").code == 0
+    run = cli("backup", str(source))
+    assert run.code == UsageError.code
+    assert "backup.db" in run.err
+    beside = Cli(tmp_path, DRKIT_REPO="libsql-file:backup.db")
+    assert beside("init").code == 0
+    made = beside("backup", str(tmp_path / "source"), "--exclude", "backup.db*", "--verify", "restore", "--json")
+    assert made.code == 0, made
+    assert made.json["files"] == 1

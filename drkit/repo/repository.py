@@ -36,6 +36,7 @@ from drkit.repo.index import Index, LoadedIndex, load_index
 from drkit.repo.reader import BlobLost, BlobReader
 from drkit.repo.roots import read_roots
 from drkit.store.base import Store
+from drkit.store.url import file_of
 
 
 class SnapshotRef(Struct, frozen=True):
@@ -102,9 +103,9 @@ class Repository:
         return cls(store, *opening.read_settings(store))
 
     def location(self) -> bytes | None:
-        """Return the real path of a repository in the file system, None of one elsewhere."""
-        directory = self.store.directory
-        return os.path.realpath(directory) if directory is not None else None
+        """Return the real path of a repository in the file system, directory or file; None of one elsewhere."""
+        place = self.store.directory or file_of(self.store.url)
+        return os.path.realpath(place) if place is not None else None
 
     def check_writable(self) -> None:
         """Raise NewerFormat if this version may read the repository but not write to it."""

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from drkit.errors import DrkitError, IntegrityError, LockedError, StoreCorrupt, StoreError, StoreUnavailable, UsageError
 from drkit.hrana import Hrana, Rows, Statement
 from drkit.libsql import File
+from drkit.store.url import FILE_SCHEME, file_of
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
@@ -170,7 +171,6 @@ class FileDatabase:
         return self._file
 
 
-FILE_SCHEME = "libsql-file"
 _INIT = "check the URL, or make a repository there with 'drkit init' or 'drkit copy --to'"
 
 
@@ -202,8 +202,6 @@ def _translated() -> Iterator[None]:
 
 # What a user writes
 
-SCHEMES = frozenset({"turso", "libsql", "turso+http", FILE_SCHEME})
-"""How the URLs of stores in databases begin."""
 _PLAIN = frozenset({"http", "ws", "turso+http"})
 _RETRY = "check the network and the URL, then run the command again; what was stored so far is used"
 
@@ -247,13 +245,3 @@ def open_database(url: str, *, sleep: Callable[[float], None] = time.sleep) -> t
         in_flight=max(limits.get("in_flight", 1), 1),
         sleep=sleep,
     ), limits
-
-
-def file_of(url: str) -> bytes | None:
-    """Return the absolute path of a libSQL file that a store's URL names; None if it names none."""
-    scheme, _, path = url.partition(":")
-    if scheme != FILE_SCHEME:
-        return None
-    if not path:
-        raise UsageError("the libSQL file has no name", hint=f"write {FILE_SCHEME}:PATH")
-    return os.path.abspath(os.fsencode(os.path.expanduser(path)))

@@ -1,4 +1,4 @@
-"""A libSQL database as a store: a Turso database, or a file. Its tables are in docs/format.md, section 13.
+"""A libSQL database as a store: a Turso database, or a file. Its tables are described in docs/copies.md.
 
 Objects are cut into rows of at most 1 MiB, which go in requests of at most 2 MiB, one at a time: a server has little
 memory for answers, and all its clients share it. There are no transactions over several requests, so the row of
@@ -312,6 +312,6 @@ class LibsqlStore:
 
 
 def open_libsql(url: str) -> LibsqlStore:
-    """Return the store that a URL of `drkit.store.database.SCHEMES` names. UsageError if it is none."""
+    """Return the store that a URL of `drkit.store.url.DATABASES` names. UsageError if it is none."""
     database, limits = open_database(url)
     return LibsqlStore(database, Limits(**limits))

@@ -9,6 +9,10 @@ from drkit.store.base import Store
 from drkit.store.local import LocalStore
 from drkit.store.memory import MemoryStore
 
+FILE_SCHEME = "libsql-file"
+DATABASES = frozenset({"turso", "turso+http", "libsql", FILE_SCHEME})
+"""How the URLs of stores in libSQL databases begin."""
+
 
 def open_store(url: str) -> Store:
     """Return the store that a user names: a directory's path, `file:///path`, `s3://…`, `gs://…`, `az://…`, `memory:`.
@@ -31,7 +35,7 @@ def open_store(url: str) -> Store:
         from drkit.store.cloud import open_cloud
 
         return open_cloud(url)
-    if scheme in {"turso", "turso+http", "libsql", "libsql-file"}:
+    if scheme in DATABASES:
         from drkit.store.turso import open_libsql
 
         return open_libsql(url)
@@ -44,3 +48,13 @@ def open_store(url: str) -> Store:
 
 def _is_scheme(word: str) -> bool:
     return word[:1].isalpha() and word.isascii() and word.replace("+", "").replace("-", "").isalnum()
+
+
+def file_of(url: str) -> bytes | None:
+    """Return the absolute path of a libSQL file that a store's URL names; None if it names none."""
+    scheme, _, path = url.partition(":")
+    if scheme != FILE_SCHEME:
+        return None
+    if not path:
+        raise UsageError("the libSQL file has no name", hint=f"write {FILE_SCHEME}:PATH")
+    return os.path.abspath(os.fsencode(os.path.expanduser(path)))
