@@ -225,7 +225,7 @@ class Counting(FaultyStore):
 def cold_restore(store: Store, target: Path, plugin: str, spec: str = "latest") -> tuple[int, int, bool]:
     """Restore one plugin from a store that nothing is known of; return requests, bytes, and if the index was asked."""
     with Counting(store) as counting:
-        repo = Repository.open(counting)
+        repo = Repository.open(counting, both=False)
         ref = repo.resolve(spec)
         row = repo.plugin(repo.load(ref), plugin)
         report = restore_plugin(repo, ref, row, target=os.fsencode(target))
