@@ -54,7 +54,7 @@ def cli(tmp_path: Path) -> Cli:
 def codes(run: Run) -> set[str]:
     """The findings' codes, after a look at what every answer must have."""
     answer = run.json
-    assert set(answer) == {"ok", "checks", "findings"}
+    assert set(answer) - {"abilities"} == {"ok", "checks", "findings"}
     assert answer["ok"] == all(finding["exit"] == 0 for finding in answer["findings"])
     assert run.code == max([finding["exit"] for finding in answer["findings"]], default=0)
     for finding in answer["findings"]:
@@ -378,7 +378,12 @@ def test_a_store_that_lies(lie: str, code: str, exit_code: int) -> None:
 def test_a_good_store_has_no_finding(cli: Cli) -> None:
     assert examine_store(MemoryStore(), now=utc_now).findings == ()
     run = cli("doctor", "--store", "repository", "--json")
-    assert run.json == {"ok": True, "checks": ["store"], "findings": []}
+    answer = run.json
+    abilities = answer.pop("abilities")
+    assert answer == {"ok": True, "checks": ["store"], "findings": []}
+    assert {one["name"] for one in abilities} > {"create", "ranges", "lists", "delete"}
+    assert all(one["ok"] and one["says"] for one in abilities)
+    assert "yes  conditional create: of several writers" in cli("doctor", "--store", "repository").text
     assert run.code == 0
     assert cli("doctor", "--store", "nowhere").code == 13
 

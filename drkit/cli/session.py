@@ -57,11 +57,21 @@ class Session:
         self._stores.append(store)
         return store
 
-    def open(self) -> Repository:
-        """Open the repository. What turns out to be wrong with it is told when the session is closed."""
+    def open(self, *, cached: bool = False) -> Repository:
+        """Open the repository. What turns out to be wrong with it is told when the session is closed.
+
+        With `cached`, what never changes in a remote store comes from a local cache: for commands that bring something
+        back or show it, not for those that prove that it is there.
+        """
         from drkit.repo import Repository
 
-        repository = Repository.open(self.store())
+        store = self.store()
+        remote = store.directory is None
+        if cached and remote:
+            from drkit.store.cache import CachedStore
+
+            store = CachedStore(store, os.path.join(self.cache_dir, b"objects"))
+        repository = Repository.open(store, both=not (cached and remote))
         self._repositories.append(repository)
         return repository
 

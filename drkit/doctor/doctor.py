@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
+from msgspec import structs
+
 from drkit.doctor.leftovers import check_leftovers
 from drkit.doctor.permissions import check_permissions
 from drkit.doctor.proofs import check_inventory, check_proofs
 from drkit.doctor.report import Diagnosis, DoctorReport, Surroundings, Targets, report
 from drkit.doctor.repository import Newest, check_repository, newest_snapshots
-from drkit.doctor.store import check_store
+from drkit.doctor.store import check_store, try_store
 from drkit.errors import DrkitError
 from drkit.format.limits import FORMAT_MINOR
 from drkit.inventory import Inventory
@@ -70,5 +72,6 @@ def examine(
 
 
 def examine_store(store: Store, *, now: Callable[[], datetime]) -> DoctorReport:
-    """Examine nothing but a store, whether or not a repository is in it."""
-    return report(["store"], check_store(store, now=now))
+    """Examine nothing but a store, whether or not a repository is in it, by everything that drkit asks of stores."""
+    abilities, findings = try_store(store, now=now)
+    return structs.replace(report(["store"], findings), abilities=abilities)

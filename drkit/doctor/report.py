@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from drkit.errors import IntegrityError, PartialError
 from drkit.model import Finding, show_path
+from drkit.store.contract import Ability
 
 ADVICE = 0
 WARNING = PartialError.code
@@ -27,12 +28,16 @@ class Diagnosis(Finding, frozen=True):
         return {ADVICE: "advice", WARNING: "warning"}.get(self.exit, "error")
 
 
-class DoctorReport(Struct, frozen=True):
-    """`ok` where there is nothing but advice; `checks` says what was looked at, also where nothing was found."""
+class DoctorReport(Struct, frozen=True, omit_defaults=True):
+    """`ok` where there is nothing but advice; `checks` says what was looked at, also where nothing was found.
+
+    `abilities` is what a store can that was examined by itself.
+    """
 
     ok: bool
     checks: tuple[str, ...]
     findings: tuple[Diagnosis, ...]
+    abilities: tuple[Ability, ...] = ()
 
     @property
     def exit(self) -> int:

@@ -7,12 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from drkit.doctor.report import DAMAGE, WARNING, Diagnosis
+from drkit.doctor.report import ADVICE, DAMAGE, WARNING, Diagnosis
 from drkit.errors import ObjectExists, ObjectNotFound, StoreError
+from drkit.store import contract
 from drkit.store.base import Store
+from drkit.store.contract import Ability
+
+_CODES = {
+    "create": ("store-overwrites", WARNING, "let only one machine at a time write to it"),
+    "conditional create": ("store-races", WARNING, "let only one machine at a time write to it, and prune alone"),
+    "clock": ("clock-differs", WARNING, "set the clock, for instance with 'timedatectl set-ntp true'"),
+    "native ranges": ("store-whole-objects", ADVICE, "nothing is lost; another server would be faster"),
+}
+"""What follows from an ability that a store lacks: code, exit code, repair. Without the others it is broken."""
 
 SLACK = timedelta(minutes=1)
 _SIZE = 4096
+_DISTRUST = "do not trust this store: back up to another one with 'drkit init --repo URL' and 'drkit backup --repo URL'"
 
 
 def check_store(store: Store, *, now: Callable[[], datetime]) -> Iterator[Diagnosis]:
@@ -38,6 +49,21 @@ def check_store(store: Store, *, now: Callable[[], datetime]) -> Iterator[Diagno
     finally:
         with suppress(StoreError):
             store.delete(name)
+
+
+def try_store(store: Store, *, now: Callable[[], datetime]) -> tuple[tuple[Ability, ...], list[Diagnosis]]:
+    """Run all that drkit asks of a store below `locks/`; return what it can, and what follows from what it cannot."""
+    abilities: list[Ability] = []
+    try:
+        abilities.extend(contract.examine(store, clock=lambda: now().timestamp()))
+    except StoreError as error:
+        return (), [Diagnosis("store-not-writable", store.url, str(error), error.hint, error.code)]
+    findings = []
+    for lacking in abilities:
+        if not lacking.ok:
+            code, exit_code, repair = _CODES.get(lacking.name, ("store-broken", DAMAGE, _DISTRUST))
+            findings.append(Diagnosis(code, store.url, f"{lacking.name}: {lacking.says}", repair, exit_code))
+    return tuple(abilities), findings
 
 
 def _read_back(store: Store, name: str, data: bytes) -> Iterator[Diagnosis]:
@@ -86,6 +112,6 @@ def _broken(store: Store, what: str) -> Diagnosis:
         "store-broken",
         store.url,
         f"the store {what}",
-        "do not trust this store: back up to another one with 'drkit init --repo URL' and 'drkit backup --repo URL'",
+        _DISTRUST,
         DAMAGE,
     )

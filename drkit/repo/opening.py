@@ -61,8 +61,8 @@ def found(store: Store, config: Settings) -> None:
             raise UsageError(f"somebody else made a repository in {store.url} at this moment") from error
 
 
-def read_settings(store: Store) -> tuple[Settings, list[Finding]]:
-    """Return the settings, and a finding for a copy that is damaged.
+def read_settings(store: Store, *, both: bool = True) -> tuple[Settings, list[Finding]]:
+    """Return the settings, and a finding for a copy that is damaged; without `both`, only as far as they are needed.
 
     RepositoryNotFound if there is no repository, NewerFormat if it is of a newer version, IntegrityError if both
     copies are damaged, or missing where there are packs, snapshots or an index.
@@ -74,6 +74,8 @@ def read_settings(store: Store) -> tuple[Settings, list[Finding]]:
         try:
             decoded = settings.decode(store.get(name))
             config = config or decoded
+            if not both:
+                break
         except ObjectNotFound:
             absent += 1
             findings.append(Finding("settings-missing", name, f"{name} is missing", _COPY.format(store.url)))

@@ -13,6 +13,7 @@ from drkit.model import Entry, PackId, Place
 from drkit.repo.index import Index
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
+from drkit.store.cache import CachedStore
 
 _CACHED = POOL_TARGET + FRAME_MAX
 """Enough to decode each frame once when a tree is read in order: what a frame holds lay this close together."""
@@ -30,6 +31,7 @@ class FrameReader:
         self._limit = limit
         self._cache: OrderedDict[tuple[PackId, int, int], bytes] = OrderedDict()
         self._size = 0
+        self._doubted: set[tuple[PackId, int, int]] = set()
 
     def frame(self, place: Place) -> bytes:
         """Return the plaintext of the frame at a place, or what could be salvaged of it.
@@ -52,6 +54,17 @@ class FrameReader:
             self._size -= len(self._cache.popitem(last=False)[1])
         return plain
 
+    def forget(self, place: Place) -> bool:
+        """Drop what is kept of a frame that turned out to be wrong; return whether to read it again may help: once."""
+        key = (place.pack, place.frame_offset, place.frame_length)
+        if self._store.directory is not None or key in self._doubted:
+            return False
+        self._doubted.add(key)
+        self._size -= len(self._cache.pop(key, b""))
+        if isinstance(self._store, CachedStore):
+            self._store.forget(pack_name(place.pack), place.frame_offset, place.frame_length)
+        return True
+
     def piece(self, place: Place) -> bytes:
         """Return the bytes at a place, unchecked; fewer than its length where the frame is damaged."""
         return self.frame(place)[place.offset : place.offset + place.length]
@@ -60,9 +73,12 @@ class FrameReader:
 class BlobReader:
     """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help."""
 
-    def __init__(self, store: Store, index: Callable[[bool], Index]) -> None:
+    def __init__(
+        self, store: Store, index: Callable[[bool], Index], moved: Callable[[str], Place | None] = lambda _: None
+    ) -> None:
         self._frames = FrameReader(store)
         self._index = index  # index(True) loads it anew
+        self._moved = moved  # where a prune has put a node that a snapshot names
         self._reloaded = False
 
     def blob(self, blob_id: str, place: Place | None) -> bytes:
@@ -99,6 +115,10 @@ class BlobReader:
         reasons: list[str] = []
         if place is not None and (data := self._try(blob_id, place, reasons)) is not None:
             return data, place
+        if place is not None and (moved := self._moved(blob_id)) is not None and moved != place:
+            place = moved
+            if (data := self._try(blob_id, place, reasons)) is not None:
+                return data, place
         raw = bytes.fromhex(blob_id)
         for fresh in (False, True):
             if fresh and self._reloaded:
@@ -122,5 +142,7 @@ class BlobReader:
             return None
         if hashlib.sha256(data).hexdigest() == blob_id:
             return data
+        if self._frames.forget(place):  # a cache, or the way here, may have spoiled it
+            return self._try(blob_id, place, reasons)
         reasons.append(f"{name} is damaged in the frame at byte {place.frame_offset}")
         return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Container, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct, field
 
+from drkit.clock import utc_now
 from drkit.errors import (
     FormatError,
     IntegrityError,
@@ -94,13 +95,14 @@ class Repository:
         return cls(store, config, [])
 
     @classmethod
-    def open(cls, store: Store) -> Repository:
+    def open(cls, store: Store, *, both: bool = True) -> Repository:
         """Open an existing repository.
 
         RepositoryNotFound if there is none, FormatError if it is of a newer version, IntegrityError if both copies
-        of its settings are damaged or lost. One damaged copy becomes a finding.
+        of its settings are damaged or lost. One damaged copy becomes a finding; without `both`, where each request
+        counts, the second is only read if the first is no good.
         """
-        return cls(store, *opening.read_settings(store))
+        return cls(store, *opening.read_settings(store, both=both))
 
     def location(self) -> bytes | None:
         """Return the real path of a repository in the file system, directory or file; None of one elsewhere."""
@@ -127,14 +129,22 @@ class Repository:
 
     def reader(self) -> BlobReader:
         """Return a reader of blobs, for one thread."""
-        return BlobReader(self.store, lambda fresh: self.load_index(fresh).index)
+        return BlobReader(self.store, lambda fresh: self.load_index(fresh).index, self._moved)
+
+    def _moved(self, node_id: str) -> Place | None:
+        if self._roots is None:
+            self._roots = read_roots(self.store)
+        return self._roots.get(node_id)
 
     # Snapshots
 
-    def snapshots(self) -> list[SnapshotRef]:
-        """Return all snapshots, oldest first. Other files among them become findings."""
+    def snapshots(self, *, after: str = "") -> list[SnapshotRef]:
+        """Return all snapshots, or those with a time greater than `after`, oldest first.
+
+        Other files among them become findings.
+        """
         refs = []
-        for info in self.store.list("snapshots/"):
+        for info in self.store.list("snapshots/", after=after and f"snapshots/{after}"):
             try:
                 time, snapshot_id = snapshot.parse_name(info.name)
             except FormatError as error:
@@ -155,7 +165,13 @@ class Repository:
 
     def latest(self) -> SnapshotRef | None:
         """Return the newest snapshot that is readable and not tagged `rejected`, or None."""
-        return self._latest(self.snapshots(), [])
+        return self._newest() or self._latest(self.snapshots(), [])
+
+    def _newest(self) -> SnapshotRef | None:
+        """Return the latest where a remote store has it among those of the last days: a list is many requests."""
+        if self.store.directory is not None:
+            return None
+        return self._latest(self.snapshots(after=snapshot.time_after(utc_now() - _RECENT, None)), [])
 
     def _latest(self, refs: list[SnapshotRef], errors: list[IntegrityError]) -> SnapshotRef | None:
         for ref in reversed(refs):
@@ -174,6 +190,8 @@ class Repository:
 
         IntegrityError if there are snapshots, but none of them can be read.
         """
+        if spec == "latest" and (newest := self._newest()):
+            return newest
         refs = self.snapshots()
         if spec == "latest":
             errors: list[IntegrityError] = []
@@ -281,13 +299,14 @@ class Repository:
         """Return the children of a root, with the places that a prune gave them last."""
         if not 0 <= root.level < LEVELS:
             raise FormatError(f"a manifest of {root.level} levels is over the limit")
-        if self._roots is None:
+        if self._roots is None:  # before the snapshot's places, which may lead to old copies with old hints
             self._roots = read_roots(self.store)
+        moved = self._roots
         return [
             Node(
                 child.raw_first,
                 child.id,
-                self._roots.get(child.id)
+                moved.get(child.id)
                 or Place(
                     PackId(bytes.fromhex(child.pack)),
                     child.frame_offset,
@@ -331,6 +350,7 @@ class Repository:
             yield from self._descend(reader, inner, level - 1, until, below, passed)
 
 
+_RECENT = timedelta(days=10)
 _VERIFY_ALL = "run 'drkit verify --all' to see what is damaged"
 _NONE_READABLE = (
     "see what is damaged with 'drkit verify --all', and what the repository's own recover.py can still read: "

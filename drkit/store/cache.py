@@ -17,10 +17,13 @@ LIMIT = 256 * 1024 * 1024
 IN_MEMORY = 16 * 1024 * 1024
 LARGEST = 8 * 1024 * 1024
 """Larger pieces are not kept: they would push out many small ones."""
+AHEAD = 384 * 1024
+"""A small piece of a pack is asked for with what lies before it: lists come after what they list."""
 
 _NAMED_BY_HASH = re.compile(r"(?:snapshots/[0-9TZ.]+-|index/)([0-9a-f]{64})\.(?:json|zst)")
 _PACK = re.compile(r"packs/[0-9a-f]{2}/[0-9a-f]{64}\.zst")
 _DIGEST = 32
+_WINDOWS = 64
 
 
 class CachedStore(Wrapped):
@@ -43,6 +46,7 @@ class CachedStore(Wrapped):
         self._in_memory = in_memory
         self._memory: OrderedDict[str, bytes] = OrderedDict()
         self._held = 0
+        self._windows: dict[str, list[tuple[int, int]]] = {}
         self._size: int | None = None
         self._lock = threading.Lock()
 
@@ -63,38 +67,63 @@ class CachedStore(Wrapped):
         """Return the bytes of [offset, offset+length), from the cache if they are there."""
         if not _PACK.fullmatch(name) or not 0 < length <= LARGEST:
             return self.inner.get_range(name, offset, length)
-        key = self._key(name, f"{offset}+{length}")
+        with self._lock:
+            for start, end in reversed(self._windows.get(name, ())):
+                if start <= offset and offset + length <= end:
+                    break
+            else:
+                start, end = offset, offset + length
+                if length <= AHEAD // 2:
+                    start = max(0, end - AHEAD)
+        key = self._key(name, f"{start}+{end - start}")
         data = self._find(key)
-        if data is None or len(data) != length:
-            data = self.inner.get_range(name, offset, length)
+        if data is None or len(data) != end - start:
+            data = self.inner.get_range(name, start, end - start)
             self._keep(key, data)
-        return data
+        if end - start > length:
+            self._note(name, start, end)
+        return data[offset - start : offset - start + length]
+
+    def _note(self, name: str, start: int, end: int) -> None:
+        """Remember what a window holds, as long as it is likely to be in memory."""
+        with self._lock:
+            windows = self._windows.setdefault(name, [])
+            if (start, end) not in windows:
+                windows.append((start, end))
+                del windows[:-_WINDOWS]
+            while len(self._windows) > _WINDOWS:
+                del self._windows[next(iter(self._windows))]
 
     def forget(self, name: str, offset: int, length: int) -> bool:
         """Drop a piece that turned out to be wrong; return whether there was one."""
-        key = self._key(name, f"{offset}+{length}")
+        there = False
         with self._lock:
-            there = self._drop(key)
-            with suppress(OSError):
-                os.unlink(self._file(key))
-                there = True
+            windows = [(offset, offset + length), (max(0, offset + length - AHEAD), offset + length)]
+            for start, end in (*windows, *self._windows.pop(name, ())):
+                key = self._key(name, f"{start}+{end - start}")
+                there |= self._drop(key)
+                with suppress(OSError):
+                    os.unlink(self._file(key))
+                    there = True
         return there
 
     def put(self, name: str, data: bytes | bytearray | memoryview, *, overwrite: bool = False) -> None:
         """Put into the inner store; what is replaced is not looked up in the cache any more."""
         self.inner.put(name, data, overwrite=overwrite)
-        if overwrite:
+        if overwrite and _is_kept(name):
             self._forget_pieces()
 
     def delete(self, name: str) -> None:
-        """Delete from the inner store, and forget what is in memory: who deletes wants it gone."""
+        """Delete from the inner store, and from the cache."""
         self.inner.delete(name)
-        self._forget_pieces()
+        if _is_kept(name):
+            self._forget_pieces()
 
     def _forget_pieces(self) -> None:
         """Start anew: pieces do not tell which object they are of. Replacing and deleting are rare."""
         with self._lock:
             self._memory.clear()
+            self._windows.clear()
             self._held = 0
             for file in self._files():
                 with suppress(OSError):
@@ -183,6 +212,10 @@ class CachedStore(Wrapped):
             return [os.path.join(self._path, name) for name in os.listdir(self._path)]
         except OSError:
             return []
+
+
+def _is_kept(name: str) -> bool:
+    return bool(_PACK.fullmatch(name) or _NAMED_BY_HASH.fullmatch(name))
 
 
 def _checksum(key: str, data: bytes) -> bytes:

@@ -32,8 +32,9 @@ class ObjectStore:
 
     A put is one request, so that nothing half-done stays behind where nobody sees it. `keeps_precondition` says
     whether the server refuses to create what is there already; where it is not known, an object is looked for before
-    it is put, and the first small put is repeated, which a server that keeps the precondition refuses. Where it does
-    not, one process at a time is safe: between look and put another one may come.
+    it is put, and the second small put is repeated, which a server that keeps the precondition refuses: a command that
+    puts one object does not pay for it. Where it is not kept, one process at a time is safe: between look and put
+    another one may come.
 
     A server that answers a range with the whole object is worked round: the last such object is kept in memory.
     """
@@ -48,6 +49,7 @@ class ObjectStore:
         self._ignores_ranges = False
         self._kept: tuple[str, object, bytes] | None = None
         self._claims: set[str] = set()
+        self._put_before = False
         self._changed = threading.Condition()
 
     @property
@@ -174,7 +176,8 @@ class ObjectStore:
         except ObjectExists:
             self._keeps_precondition = True
             raise
-        if self._keeps_precondition is None and len(view) <= _PROOF_SIZE:
+        again, self._put_before = self._put_before, True
+        if again and self._keeps_precondition is None and len(view) <= _PROOF_SIZE:
             try:
                 self._put(name, view, "create")
             except ObjectExists:

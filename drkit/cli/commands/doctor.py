@@ -19,10 +19,12 @@ EXAMPLES = """
 drkit doctor
 drkit doctor --json | jq -r '.findings[].repair'
 drkit doctor --store /mnt/new-disk/backups
+drkit doctor --store s3://bucket/folder
 """
 KEYS = {
     "ok": "whether there is nothing but advice; if there is more, the exit code is that of the worst finding",
     "checks": "what was looked at",
+    "abilities": "with --store: what the store can, {name, ok, says, needed}",
     "findings": "{code, object, message, repair, exit}, worst first; `exit` is 0 for advice",
 }
 
@@ -57,6 +59,8 @@ def command(
         )
     console = session.console
     console.result(report)
+    for ability in report.abilities:
+        console.line(f"{'yes' if ability.ok else 'no '}  {ability.name}: {ability.says}")
     for finding in report.findings:
         console.line(f"{finding.severity}: {finding_text(finding)}")
         console.line(f"  repair: {finding.repair}")

@@ -51,7 +51,7 @@ def command(
     if source and not in_place:
         raise UsageError("--source says where --in-place restores to", hint="give --in-place with it")
     session: Session = ctx.obj
-    repository = session.open()
+    repository = session.open(cached=True)
     ref = repository.resolve(snapshot)
     snap = repository.load(ref)
     row = repository.plugin(snap, plugin)
