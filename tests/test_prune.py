@@ -301,7 +301,7 @@ def test_nothing_is_deleted_while_something_needed_is_lost(bench: Bench) -> None
     data = bench.store.get(name)
     bench.store.delete(name)
     before = names(bench.store, "packs/")
-    with pytest.raises(IntegrityError, match="lost|no pack") as caught:
+    with pytest.raises(IntegrityError, match=r"lost|no pack") as caught:
         run_prune(bench.store)
     assert "verify" in caught.value.hint
     assert names(bench.store, "packs/") == before
@@ -354,8 +354,8 @@ def test_a_corrupt_frame_is_never_written_anew(bench: Bench) -> None:
     with pytest.raises(IntegrityError):
         run_prune(bench.store, NOTHING_UNUSED)
     assert set(intact) <= set(names(bench.store, "packs/"))
-    for name, data in intact.items():
-        bench.store.put(name, data, overwrite=True)
+    for name, whole in intact.items():
+        bench.store.put(name, whole, overwrite=True)
     run_prune(bench.store, NOTHING_UNUSED)
     check_all(bench.store)
 

@@ -35,7 +35,6 @@ def test_four_backups_at_once_with_a_prune_in_between(tmp_path: Path, kind: str)
     chance = random.Random(2)
     shared = [chance.randbytes(5000) for _ in range(12)]
     committed: dict[str, str] = {}
-    overtaken = 0
     for turn in range(6):
         for number, source in enumerate(sources):
             for which in range(6):
@@ -45,13 +44,9 @@ def test_four_backups_at_once_with_a_prune_in_between(tmp_path: Path, kind: str)
                 (source.root / f"own{turn - 1}").unlink()
         barrier = threading.Barrier(5, timeout=30)
 
-        def backup(source: Source, barrier: threading.Barrier = barrier) -> tuple[str, str] | None:
+        def backup(source: Source, barrier: threading.Barrier = barrier) -> tuple[str, str]:
             barrier.wait()
-            try:
-                report = source.take()
-            except StoreError as error:
-                assert "run the backup again" in error.hint
-                return None
+            report = source.take()
             return report.snapshot, report.tree_sha256
 
         def give_back(barrier: threading.Barrier = barrier) -> None:
@@ -64,11 +59,9 @@ def test_four_backups_at_once_with_a_prune_in_between(tmp_path: Path, kind: str)
             pruning = pool.submit(give_back)
             pruning.result(60)
             results = [one.result(60) for one in done]
-        committed.update(one for one in results if one)
-        overtaken += results.count(None)
+        committed.update(results)
         check_all(store)
-    assert len(committed) + overtaken == 24
-    assert overtaken == 0, "what a prune condemns is stored again"
+    assert len(committed) == 24, "what a prune condemns is stored again: no backup fails"
     keep_last(store, 1)
     run_prune(store, NOTHING_UNUSED)
     repo = check_all(store)
@@ -106,16 +99,13 @@ def test_a_reader_that_began_before_goes_on(bench: Bench, after: int) -> None:
 @pytest.mark.parametrize("prefix", ["locks/", "packs/", "index/", "snapshots/"])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_prune_at_any_point_of_a_backup(bench: Bench, prefix: str, done: bool) -> None:
-    """What it needs of what was dead is spared or it fails; the next one is whole in any case."""
+    """What it needs of what was dead is spared, or stored again."""
     bench.write("0/0", random.Random(4).randbytes(300))  # as in the first snapshot, which was forgotten
     store = bench.store
     with FaultyStore(store) as faulty:
         faulty.act("put", lambda: run_prune(store, NOTHING_UNUSED), prefix=prefix, done=done)
         bench.store = faulty
-        try:
-            bench.back_up()
-        except StoreError as error:
-            assert "run the backup again" in error.hint  # noqa: PT017 - either is right
+        bench.back_up()
     bench.store = store
     check_all(store)
     bench.back_up()

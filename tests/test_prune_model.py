@@ -8,10 +8,11 @@ model against the order in which the real prune calls its store.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -34,11 +35,12 @@ class Store(NamedTuple):
     """(lock, record): the lock was there before the record."""
 
     def put(self, kind: str, name: str, content: Blobs) -> Store:
-        rows = tuple(sorted({**dict(getattr(self, kind)), name: content}.items()))
+        rows: Any = tuple(sorted({**dict(getattr(self, kind)), name: content}.items()))
         return self._replace(**{kind: rows})
 
     def delete(self, kind: str, name: str) -> Store:
-        return self._replace(**{kind: tuple(row for row in getattr(self, kind) if row[0] != name)})
+        rows: Any = tuple(row for row in getattr(self, kind) if row[0] != name)
+        return self._replace(**{kind: rows})
 
     def condemned(self) -> Blobs:
         return frozenset().union(*(packs for _, packs in self.records))
@@ -53,7 +55,7 @@ class Process(NamedTuple):
     name: str
     at: int = 0
     state: str = "on"
-    seen: tuple[object, ...] = ()
+    seen: tuple[Any, ...] = ()
 
 
 Step = Callable[[Store, Process], tuple[Store, Process]]
@@ -72,11 +74,11 @@ class Rules(NamedTuple):
     """Condemns every pack that it may, as if nothing at all may stay unused."""
 
 
-def go(process: Process, *seen: object, at: int | None = None, state: str = "on") -> Process:
+def go(process: Process, *seen: Any, at: int | None = None, state: str = "on") -> Process:
     return process._replace(at=process.at + 1 if at is None else at, seen=seen or process.seen, state=state)
 
 
-def backup(needs: Blobs, rules: Rules, store: Store, own: Process) -> tuple[Store, Process]:  # noqa: PLR0911
+def backup(needs: Blobs, rules: Rules, store: Store, own: Process) -> tuple[Store, Process]:
     """lock → records → packs → new pack → check → snapshot → records → check → again → unlock."""
     name = own.name
     match own.at:
@@ -86,11 +88,9 @@ def backup(needs: Blobs, rules: Rules, store: Store, own: Process) -> tuple[Stor
             return store, go(own, store.condemned() if rules.mind_records else frozenset())
         case 2:
             (condemned,) = own.seen
-            assert isinstance(condemned, frozenset)
             return store, go(own, condemned, needs - store.held(condemned))
         case 3:
             missing = own.seen[1]
-            assert isinstance(missing, frozenset)
             return (store.put("packs", f"{name} new", missing) if missing else store), go(own)
         case 4:
             lost = rules.check_lock and name not in store.locks
@@ -103,11 +103,9 @@ def backup(needs: Blobs, rules: Rules, store: Store, own: Process) -> tuple[Stor
             if rules.check_lock and name not in store.locks:
                 return store.delete("snapshots", name), go(own, state="failed", at=9)
             old, new = own.seen
-            assert isinstance(new, frozenset)
             return store, go(own, at=9 if old == new or not rules.store_again else 8)
         case 8:
             _, condemned = own.seen
-            assert isinstance(condemned, frozenset)
             missing = needs - store.held(condemned)
             if not missing:
                 return store, go(own, at=9)
@@ -120,7 +118,7 @@ def backup(needs: Blobs, rules: Rules, store: Store, own: Process) -> tuple[Stor
             return store._replace(locks=store.locks - {name}), own._replace(state="done", at=10)
 
 
-def prune(rules: Rules, store: Store, own: Process) -> tuple[Store, Process]:  # noqa: PLR0911, PLR0912, C901
+def prune(rules: Rules, store: Store, own: Process) -> tuple[Store, Process]:
     """lock → snapshots → packs → locks → record → locks → snapshots → spare → packs → locks → snapshots → delete."""
     name = own.name
     record = f"{name} record"
@@ -130,17 +128,16 @@ def prune(rules: Rules, store: Store, own: Process) -> tuple[Store, Process]:  #
                 return store, own._replace(state="failed")
             return store._replace(locks=store.locks | {name}), go(own)
         case 1:
-            return store, go(own, dict_of(store.snapshots))
+            return store, go(own, store.snapshots)
         case 2:
             return store, go(own, own.seen[0], store.packs, store.condemned())
         case 3:
             marked, packs, must = own.seen
-            live = frozenset().union(*(blobs for _, blobs in marked))  # type: ignore[attr-defined]
-            gone = choose(packs, must, live, store.locks - {name}, eager=rules.eager)  # type: ignore[arg-type]
+            live = frozenset().union(*(blobs for _, blobs in marked))
+            gone = choose(packs, must, live, store.locks - {name}, eager=rules.eager)
             return store, go(own, live, packs, must, gone, at=4 if gone else 13)
         case 4:
             live, packs, must, gone = own.seen
-            assert isinstance(gone, frozenset)
             pairs = {(lock, record) for lock in store.locks if lock != name}
             return store.put("records", record, gone)._replace(before=store.before | pairs), go(own)
         case 5:
@@ -150,16 +147,16 @@ def prune(rules: Rules, store: Store, own: Process) -> tuple[Store, Process]:  #
         case 6:
             live, packs, must, gone, locks = own.seen
             fresh = needed(store) if rules.look_again else live
-            spared = younger(packs, locks - {name}) & gone - must  # type: ignore[operator, arg-type]
-            spared |= holding(packs, fresh - live, gone) - must  # type: ignore[operator, arg-type]
-            return store, go(own, fresh | live, packs, gone - spared)  # type: ignore[operator]
+            spared = younger(packs, locks - {name}) & gone - must
+            spared |= holding(packs, fresh - live, gone) - must
+            return store, go(own, fresh | live, packs, gone - spared)
         case 7:
-            return store.put("records", record, own.seen[2]), go(own)  # type: ignore[arg-type]
+            return store.put("records", record, own.seen[2]), go(own)
         case 8:
             live, packs, gone = own.seen
-            kept = frozenset().union(*(blobs for pack, blobs in packs if pack not in gone))  # type: ignore[attr-defined, operator]
-            inside = frozenset().union(*(blobs for pack, blobs in packs if pack in gone))  # type: ignore[attr-defined, operator]
-            moved = (live & inside) - kept  # type: ignore[operator]
+            kept = frozenset().union(*(blobs for pack, blobs in packs if pack not in gone))
+            inside = frozenset().union(*(blobs for pack, blobs in packs if pack in gone))
+            moved = (live & inside) - kept
             after = store.put("packs", f"{name} moved", moved) if moved else store
             return after, go(own, live, packs, gone, moved)
         case 9:
@@ -168,25 +165,20 @@ def prune(rules: Rules, store: Store, own: Process) -> tuple[Store, Process]:  #
         case 10:
             live, packs, gone, moved = own.seen
             fresh = needed(store) if rules.look_once_more else frozenset()
-            stays = holding(packs, fresh - live - moved, gone)  # type: ignore[operator, arg-type]
-            return store, go(own, gone - stays, at=11)  # type: ignore[operator]
+            stays = holding(packs, fresh - live - moved, gone)
+            return store, go(own, gone - stays, at=11)
         case 11:
             if name not in store.locks:
                 return store, own._replace(state="failed")
             return store, go(own, at=12)
         case 12:
             (gone,) = own.seen
-            assert isinstance(gone, frozenset)
             if not gone:
                 return store, go(own, at=13)
             first = min(gone)
             return store.delete("packs", first), go(own, gone - {first}, at=12)
         case _:
             return store._replace(locks=store.locks - {name}), own._replace(state="done", at=14)
-
-
-def dict_of(rows: tuple[tuple[str, Blobs], ...]) -> tuple[tuple[str, Blobs], ...]:
-    return rows
 
 
 def needed(store: Store) -> Blobs:
@@ -226,7 +218,7 @@ def explore(
         for number, process in enumerate(now):
             if process.state == "dead" and process.name in store.locks:  # some day somebody finds its lock stale
                 found.append((store._replace(locks=store.locks - {process.name}), now))
-            if process.state not in {"on"} and not (process.state == "failed" and process.at == 9):
+            if process.state != "on" and not (process.state == "failed" and process.at == 9):
                 continue
             after, moved = steps[process.name](store, process)
             found.append((after, (*now[:number], moved, *now[number + 1 :])))
@@ -258,9 +250,9 @@ def run(rules: Rules, names: tuple[str, ...], crashes: int) -> tuple[int, set[st
     steps: dict[str, Step] = {}
     for name in names:
         if name.startswith("prune"):
-            steps[name] = lambda store, own: prune(rules, store, own)
+            steps[name] = functools.partial(prune, rules)
         else:
-            steps[name] = lambda store, own, needs=NEEDS[name]: backup(needs, rules, store, own)  # type: ignore[misc]
+            steps[name] = functools.partial(backup, NEEDS[name], rules)
     wrong: set[str] = set()
     ends: set[tuple[str, ...]] = set()
     count = 0
@@ -319,7 +311,7 @@ def test_the_model_does_what_prune_does(tmp_path: Path, monkeypatch: pytest.Monk
     for verb in ("put", "list", "delete"):
         for prefix in ("snapshots/", "packs/", "prunes/", "locks/backup-", "index/", "locks/prune-"):
             note = f"{verb} {prefix}"
-            store.act(verb, lambda note=note: order.append(note), prefix=prefix, times=None)
+            store.act(verb, functools.partial(order.append, note), prefix=prefix, times=None)
     run_prune(store, NOTHING_UNUSED)
 
     def first(note: str, after: int = 0) -> int:
@@ -351,10 +343,10 @@ def test_the_model_does_what_a_backup_does(tmp_path: Path) -> None:
     for verb in ("put", "list", "delete", "stat"):
         for prefix in ("snapshots/", "packs/", "prunes/", "locks/backup-"):
             note = f"{verb} {prefix}"
-            store.act(verb, lambda note=note: order.append(note), prefix=prefix, times=None)
+            store.act(verb, functools.partial(order.append, note), prefix=prefix, times=None)
     bench.store = store
     bench.back_up()
-    places = []
+    places: list[int] = []
     for note in (
         *("put locks/backup-", "list prunes/", "list packs/", "put packs/", "stat locks/backup-"),
         *("put snapshots/", "list prunes/", "stat locks/backup-", "delete locks/backup-"),
