@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +15,18 @@ from drkit.copy import CopyReport, copy
 from drkit.errors import IntegrityError, LockedError, NoSpace, StoreError, UsageError
 from drkit.model import Level
 from drkit.progress import NullProgress
+from drkit.repair import repair
 from drkit.repo import Repository
 from drkit.repo.lock import BackupLock, PruneLock
 from drkit.repo.names import pack_name
-from drkit.store import LocalStore, MemoryStore, Store
+from drkit.store import LocalStore, MemoryStore, Store, open_store
 from drkit.verify import verify
 from tests.support.cli import Cli
 from tests.support.faults import FaultyStore
 from tests.support.hrana import TOKEN, serving
 from tests.support.repos import START, Bench, contents, names, pack_ids, small_packs
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -219,7 +225,8 @@ def test_the_command_records_and_verifies(tmp_path: Path) -> None:
     assert restored.code == 0
 
 
-def test_disaster_only_the_turso_database_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["copied", "backed up to"])
+def test_disaster_only_the_turso_database_is_left(tmp_path: Path, way: str) -> None:
     """The laptop, its repository, inventory and caches are gone. The URL, the token and the database are there."""
     home, database = tmp_path / "laptop", tmp_path / "turso.db"
     home.mkdir()
@@ -229,9 +236,13 @@ def test_disaster_only_the_turso_database_is_left(tmp_path: Path) -> None:
     bench.write("plugins/p1/large.bin", os.urandom(5 << 20))
     with serving(database) as server:
         here = Cli(home, TURSO_DATABASE_URL=server.url, TURSO_AUTH_TOKEN=TOKEN, DRKIT_REPO=str(home / "repo"))
-        made = here("backup", str(bench.source), "--json")
+        if way == "copied":
+            made = here("backup", str(bench.source), "--json")
+            assert here("copy", "--to", "turso:").code == 0
+        else:
+            assert here("init", "--repo", "turso:").code == 0
+            made = here("backup", str(bench.source), "--repo", "turso:", "--json")
         assert made.code == 0, made
-        assert here("copy", "--to", "turso:").code == 0
     files = bench.files()
     shutil.rmtree(home)
     bare = tmp_path / "bare"
@@ -249,3 +260,78 @@ def test_disaster_only_the_turso_database_is_left(tmp_path: Path) -> None:
     assert {
         os.fsencode(path.relative_to(back)): path.read_bytes() for path in back.rglob("*") if path.is_file()
     } == files
+
+
+def test_python_alone_takes_the_objects_out_of_a_file(tmp_path: Path) -> None:
+    """The program in docs/copies.md, and then the repository's own recover.py."""
+    bench = Bench(tmp_path, LocalStore(str(tmp_path / "here")))
+    bench.plugin("plugins/a")
+    bench.write("large.bin", os.urandom((3 << 20) + 1))
+    made = bench.back_up()
+    target = open_store(f"libsql-file:{tmp_path}/offsite.db")
+    copied(bench, target)
+    target.close()
+    page = (ROOT / "docs/copies.md").read_text(encoding="utf-8")
+    program = page.partition("```python\n")[2].partition("```")[0]
+    for words in (["-c", program], ["repo/recover.py", "--target", "back"]):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert f"tree hash equal: {made.tree_sha256}" in done.stdout
+    assert (tmp_path / "back/large.bin").read_bytes() == bench.files()[b"large.bin"]
+
+
+KILLED = """
+import os, sys
+from datetime import UTC, datetime
+from drkit.copy import copy
+from drkit.progress import NullProgress
+from drkit.repair import repair
+from drkit.repo import Repository
+from drkit.store import LocalStore
+work, here, there, after = sys.argv[1:]
+left = int(after)
+
+class Dying(LocalStore):
+    def put(self, *args, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+        super().put(*args, **options)
+
+quiet = {"progress": NullProgress(), "now": lambda: datetime.now(UTC)}
+if work == "copy":
+    copy(Repository.open(LocalStore(here)), Dying(there), **quiet)
+else:
+    repair(Dying(there), [LocalStore(here)], **quiet)
+"""
+
+
+@pytest.mark.parametrize("work", ["copy", "repair"])
+def test_kill_9_before_any_put_costs_nothing(bench: Bench, tmp_path: Path, work: str) -> None:
+    """Both go on where they were, and the locks of the dead do not stop them."""
+    here = LocalStore(str(tmp_path / "here"))
+    here.prepare()
+    for info in bench.store.list(""):
+        here.put(info.name, bench.store.get(info.name))
+    bench.store = here
+    for number in range(0, 40, 3):
+        there = LocalStore(str(tmp_path / f"there{number}"))
+        if work == "repair":
+            copied(bench, there)
+            for name in names(there, "")[::2]:
+                there.delete(name)
+        arguments = [work, here.url, there.url, str(number)]
+        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, timeout=60, check=False)
+        assert done.returncode in (0, -signal.SIGKILL)
+        if work == "copy":
+            copied(bench, there)
+        else:
+            assert repair(there, [here], progress=NullProgress(), now=lambda: bench.now).ok
+        assert_equal(bench, there)
+        if done.returncode == 0:
+            break
+    assert number > 5
+    assert done.returncode == 0
