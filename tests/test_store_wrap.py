@@ -1,0 +1,446 @@
+"""The wrappers of stores, each by what it promises; and a store that lies, which nothing must believe."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from drkit.errors import (
+    NoSpace,
+    ObjectExists,
+    ObjectNotFound,
+    StoreCorrupt,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
+from drkit.repo import Repository
+from drkit.store import MemoryStore, ObjectInfo, Store, contract
+from drkit.store.cache import AHEAD, CachedStore
+from drkit.store.mirror import Mirror
+from drkit.store.wrap import AppendOnly, ReadOnly, Retrying, Throttled, Wrapped, parse_rate
+from tests.support.faults import FaultyStore
+from tests.support.repos import Bench, contents, latest
+
+GONE = StoreUnavailable("the line is dead")
+PACK = f"packs/ab/ab{'0' * 62}.zst"
+
+
+# Retry
+
+
+def test_retries_are_bounded_and_pause_longer_each_time() -> None:
+    pauses: list[float] = []
+    with FaultyStore(MemoryStore()) as faulty:
+        store = Retrying(faulty, attempts=5, pause=1.0, longest=3.0, sleep=pauses.append, jitter=lambda: 0.5)
+        faulty.fail("get", error=GONE, times=5)
+        with pytest.raises(StoreUnavailable):
+            store.get("a")
+        assert faulty.calls["get"] == 5
+    assert pauses == [0.75, 1.5, 2.25, 2.25]
+
+
+@pytest.mark.parametrize("error", [StoreError("denied"), NoSpace("full"), StoreCorrupt("short"), ObjectExists("there")])
+def test_what_will_not_change_is_not_retried(error: StoreError) -> None:
+    with FaultyStore(MemoryStore()) as faulty:
+        faulty.fail("put", error=error)
+        with pytest.raises(type(error)):
+            Retrying(faulty, sleep=lambda _: None).put("a", b"x")
+        assert faulty.calls["put"] == 1
+
+
+def test_a_lost_answer_is_not_taken_for_somebody_elses_work() -> None:
+    with FaultyStore(MemoryStore()) as faulty:
+        store = Retrying(faulty, sleep=lambda _: None)
+        faulty.fail("put", error=GONE, done=True)
+        store.put("a", b"mine")
+        faulty.fail("delete", error=GONE, done=True)
+        store.delete("a")
+        with pytest.raises(ObjectNotFound):
+            store.delete("a")
+        faulty.inner.put("a", b"somebody else's")
+        faulty.fail("put", error=GONE)
+        with pytest.raises(ObjectExists):
+            store.put("a", b"mine")
+        assert store.get("a") == b"somebody else's"
+
+
+def test_a_list_goes_on_where_it_was_cut_off() -> None:
+    class Cut(MemoryStore):
+        cuts = 3
+
+        def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+            for count, info in enumerate(super().list(prefix, after=after)):
+                if count == 2 and self.cuts:
+                    self.cuts -= 1
+                    raise GONE
+                yield info
+
+    inner = Cut()
+    for number in range(9):
+        inner.put(str(number), b"")
+    store = Retrying(inner, attempts=2, sleep=lambda _: None)
+    assert [info.name for info in store.list("")] == [str(number) for number in range(9)]
+    assert inner.cuts == 0
+
+
+# Throttle
+
+
+def test_throughput_stays_below_the_limit() -> None:
+    now = [100.0]
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    store = Throttled(MemoryStore(), 1000, clock=lambda: now[0], sleep=sleep)
+    store.put("a", bytes(2000))
+    assert waited == []
+    store.put("b", bytes(500))
+    store.get("a")
+    store.get_range("a", 0, 100)
+    assert waited == [2.0, 0.5, 2.0]
+    now[0] += 60  # what was not used is not saved up
+    store.put("c", bytes(3000))
+    store.put("d", b"")
+    assert waited == [2.0, 0.5, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("4MiB/s", 4 * 2**20), ("500kB/s", 500e3), ("2M/s", 2e6), ("1.5 GiB/s", 1.5 * 2**30), ("9/s", 9)]
+)
+def test_rates(text: str, rate: float) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "4", "0/s", "-1/s", "4MiB", "fast", "4MiB/min"])
+def test_no_rates(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_rate(text)
+
+
+# What may be changed
+
+
+def test_read_only_changes_nothing() -> None:
+    inner = MemoryStore()
+    inner.put("a", b"x")
+    store = ReadOnly(inner)
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: store.put("b", b""),
+        lambda: store.put("a", b"", overwrite=True),
+        lambda: store.delete("a"),
+        store.prepare,
+    )
+    for call in calls:
+        with pytest.raises(StoreError, match="read-only"):
+            call()
+    assert (store.clean_leftovers(), store.get("a"), [info.name for info in store.list("")]) == (0, b"x", ["a"])
+
+
+def test_append_only_keeps_what_is_there() -> None:
+    store = AppendOnly(MemoryStore())
+    store.put("packs/a", b"x", overwrite=True)
+    store.put("packs/a", b"x", overwrite=True)  # the same again is no change
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: store.put("packs/a", b"y", overwrite=True),
+        lambda: store.delete("packs/a"),
+    )
+    for call in calls:
+        with pytest.raises(StoreError, match="append-only"):
+            call()
+    assert store.get("packs/a") == b"x"
+    store.put("locks/a", b"1")
+    store.put("locks/a", b"2", overwrite=True)
+    store.delete("locks/a")
+
+
+def test_a_whole_backup_works_append_only(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AppendOnly(MemoryStore()))
+    bench.plugin("plugins/p", 5)
+    bench.back_up()
+    bench.write("plugins/p/new", b"new")
+    bench.back_up()
+    assert contents(Repository.open(bench.store)) == bench.files()
+
+
+# Mirror
+
+
+def test_a_mirror_reads_what_one_of_its_stores_still_has() -> None:
+    first, second = MemoryStore("first"), MemoryStore("second")
+    with FaultyStore(first) as faulty:
+        mirror = Mirror([faulty, second])
+        for name in ("a", "b"):
+            mirror.put(name, name.encode())
+        first.delete("a")
+        faulty.fail("get", error=StoreCorrupt("short"), prefix="b")
+        assert (mirror.get("a"), mirror.get("b")) == (b"a", b"b")
+        assert [info.name for info in mirror.list("")] == ["a", "b"]
+        mirror.delete("a")
+        with pytest.raises(ObjectNotFound):
+            mirror.get("a")
+
+
+def test_a_mirror_puts_into_as_many_as_it_needs() -> None:
+    for need, fails in ((1, False), (2, True)):
+        with FaultyStore(MemoryStore("second")) as faulty:
+            first = MemoryStore("first")
+            mirror = Mirror([first, faulty], need=need)
+            faulty.fail("put", error=NoSpace("full"))
+            if fails:
+                with pytest.raises(NoSpace):
+                    mirror.put("a", b"x")
+            else:
+                mirror.put("a", b"x")
+            assert mirror.missed == {"second:": ["a"]}
+            assert first.get("a") == b"x"
+
+
+def test_a_denied_delete_in_a_mirror_is_an_error() -> None:
+    with FaultyStore(MemoryStore("second")) as faulty:
+        mirror = Mirror([MemoryStore("first"), faulty])
+        mirror.put("a", b"x")
+        faulty.fail("delete", error=StoreError("denied"))
+        with pytest.raises(StoreError, match="denied"):
+            mirror.delete("a")
+
+
+# Cache
+
+
+def cached(path: Path, inner: Store, **limits: int) -> CachedStore:
+    return CachedStore(inner, os.fsencode(path), **limits)
+
+
+def test_what_never_changes_is_asked_for_once(tmp_path: Path) -> None:
+    with FaultyStore(MemoryStore()) as faulty:
+        data = os.urandom(3 * AHEAD)
+        index = f"index/{hashlib.sha256(data).hexdigest()}.zst"
+        for name in (PACK, index, "drkit.json"):
+            faulty.inner.put(name, data)
+        for _ in range(2):  # another process, with nothing in memory
+            store = cached(tmp_path, faulty)
+            for _ in range(2):
+                assert store.get(index) == data
+                assert store.get_range(PACK, len(data) - 900, 900) == data[-900:]
+                assert store.get_range(PACK, len(data) - AHEAD, 5) == data[-AHEAD : 5 - AHEAD]  # it came with the last
+                assert store.get("drkit.json") == data
+    assert (faulty.calls["get"], faulty.calls["get_range"]) == (1 + 4, 1)
+
+
+def test_a_damaged_cache_is_never_believed(tmp_path: Path) -> None:
+    inner = MemoryStore()
+    data = os.urandom(AHEAD)
+    name = f"snapshots/20260101T000000.000000Z-{hashlib.sha256(data).hexdigest()}.json"
+    for one in (PACK, name):
+        inner.put(one, data)
+
+    def read() -> None:
+        store = cached(tmp_path, inner)
+        assert store.get(name) == data
+        assert store.get_range(PACK, 0, len(data)) == data
+
+    read()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    contents_before = [path.read_bytes() for path in files]
+    for spoil in (
+        lambda old: b"",
+        lambda old: old[:-1],
+        lambda old: old + b"x",
+        lambda old: bytes([old[0] ^ 1]) + old[1:],
+        lambda old: old[:40] + bytes([old[40] ^ 1]) + old[41:],
+    ):
+        for path, old in zip(files, contents_before, strict=True):
+            path.write_bytes(spoil(old))
+        read()
+    files[0].write_bytes(contents_before[1])  # whole, but something else
+    read()
+
+
+def test_an_object_that_does_not_hash_to_its_name_is_not_kept(tmp_path: Path) -> None:
+    with FaultyStore(MemoryStore()) as faulty:
+        data = os.urandom(1000)
+        name = f"index/{hashlib.sha256(data).hexdigest()}.zst"
+        faulty.inner.put(name, data)
+        faulty.corrupt("get")
+        store = cached(tmp_path, faulty)
+        assert store.get(name) != data
+        assert store.get(name) == data
+        assert cached(tmp_path, faulty).get(name) == data
+        assert faulty.calls["get"] == 2
+
+
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(tmp_path: Path) -> None:
+    inner = MemoryStore()
+    names = [f"packs/ab/ab{number:062x}.zst" for number in range(30)]
+    for name in names:
+        inner.put(name, os.urandom(1000))
+    with FaultyStore(inner) as faulty:
+        store = cached(tmp_path, faulty, limit=12_000, in_memory=0)
+        for number, name in enumerate(names):
+            store.get_range(name, 0, 1000)
+            for path in tmp_path.iterdir():
+                os.utime(path, (number, number)) if path.stat().st_mtime > 1e9 else None
+            assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 12_000
+        calls = faulty.calls["get_range"]
+        store.get_range(names[-1], 0, 1000)
+        assert faulty.calls["get_range"] == calls
+        store.get_range(names[0], 0, 1000)
+        assert faulty.calls["get_range"] == calls + 1
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory")
+    inner = MemoryStore()
+    inner.put(PACK, b"x" * 100)
+    store = cached(tmp_path / "file" / "below", inner)
+    assert store.get_range(PACK, 0, 100) == b"x" * 100
+
+
+READER = """
+import os, sys
+from drkit.store import MemoryStore
+from drkit.store.cache import CachedStore
+inner = MemoryStore()
+for number in range(40):
+    inner.put(f"packs/ab/ab{number:062x}.zst", bytes([number]) * 50_000)
+print("ready", flush=True)
+for turn in range(int(sys.argv[2])):
+    store = CachedStore(inner, os.fsencode(sys.argv[1]), limit=600_000, in_memory=0)
+    for number in range(40):
+        assert store.get_range(f"packs/ab/ab{number:062x}.zst", 0, 50_000) == bytes([number]) * 50_000
+"""
+
+
+def test_processes_share_a_cache_and_may_be_killed(tmp_path: Path) -> None:
+    def start(turns: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", READER, str(tmp_path), str(turns)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    with start(1000) as killed, start(4) as one, start(4) as two:
+        assert killed.stdout is not None
+        killed.stdout.readline()
+        time.sleep(0.1)
+        killed.send_signal(signal.SIGKILL)
+        assert (one.wait(60), two.wait(60), killed.wait(60)) == (0, 0, -signal.SIGKILL)
+    with start(1) as after:
+        assert after.wait(60) == 0
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 700_000
+
+
+def test_threads_share_a_cache(tmp_path: Path) -> None:
+    inner = MemoryStore()
+    names = [f"packs/ab/ab{number:062x}.zst" for number in range(20)]
+    for number, name in enumerate(names):
+        inner.put(name, bytes([number]) * 10_000)
+    store = cached(tmp_path, inner, limit=100_000, in_memory=50_000)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda name: store.get_range(name, 0, 10_000), names * 5))
+    assert found == [bytes([number]) * 10_000 for number in range(20)] * 5
+
+
+# A store that lies
+
+
+class Liar(Wrapped):
+    """A store that does one thing wrong: `lie` names it."""
+
+    def __init__(self, lie: str) -> None:
+        super().__init__(MemoryStore())
+        self.lie = lie
+        self.hidden: list[str] = []
+
+    def put(self, name: str, data: bytes | bytearray | memoryview, *, overwrite: bool = False) -> None:
+        if self.lie == "half" and len(data) > 10:
+            data = bytes(data)[: len(data) // 2]
+        if self.lie == "overwrites":
+            overwrite = True
+        super().put(name, data, overwrite=overwrite)
+        self.hidden = [*self.hidden[-2:], name]
+
+    def get(self, name: str) -> bytes:
+        data = super().get(name)
+        return data[:-1] if self.lie == "short" else data
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        if self.lie == "clamps":
+            return super().get(name)[offset : offset + length]
+        return super().get_range(name, offset, length)
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        found = [info for info in super().list(prefix, after=after) if self.lie != "eventual" or not self._new(info)]
+        if self.lie == "twice":
+            found = [info for info in found for _ in range(2)]
+        return iter(found[::-1] if self.lie == "unordered" else found)
+
+    def delete(self, name: str) -> None:
+        if self.lie != "keeps":
+            super().delete(name)
+
+    def _new(self, info: ObjectInfo) -> bool:
+        return info.name in self.hidden
+
+
+@pytest.mark.parametrize(
+    ("lie", "lacks"),
+    [
+        ("half", "read back"),
+        ("short", "read back"),
+        ("clamps", "ranges"),
+        ("eventual", "lists"),
+        ("twice", "lists"),
+        ("unordered", "lists"),
+        ("overwrites", "create"),
+        ("keeps", "delete"),
+    ],
+)
+def test_the_contract_finds_each_lie(lie: str, lacks: str) -> None:
+    abilities = {ability.name: ability for ability in contract.examine(Liar(lie), clock=time.time)}
+    assert not abilities[lacks].ok
+    assert all(ability.ok for ability in contract.examine(Liar("none"), clock=time.time))
+
+
+def test_the_contract_leaves_nothing_behind() -> None:
+    store = MemoryStore()
+    store.put("locks/other", b"x")
+    list(contract.examine(store, clock=time.time))
+    assert [info.name for info in store.list("")] == ["locks/other"]
+
+
+@pytest.mark.parametrize("way", ["corrupt", "lie_short"])
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_a_pack_that_comes_wrong_once_is_read_again(tmp_path: Path, way: str, with_cache: bool) -> None:
+    bench = Bench(tmp_path)
+    bench.plugin("plugins/p", 30)
+    bench.back_up()
+    with FaultyStore(bench.store) as faulty:
+        store: Store = cached(tmp_path / "cache", faulty) if with_cache else faulty
+        repo = Repository.open(store)
+        getattr(faulty, way)("get_range", prefix="packs/")
+        assert contents(repo) == bench.files()
+    if with_cache:  # what was wrong did not stay in the cache
+        with FaultyStore(bench.store) as sound:
+            assert contents(Repository.open(cached(tmp_path / "cache", sound))) == bench.files()
+
+
+def test_a_pack_that_stays_wrong_is_told(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.plugin("plugins/p", 30)
+    bench.back_up()
+    with FaultyStore(bench.store) as faulty:
+        faulty.corrupt("get_range", prefix="packs/", times=None, at=-1)
+        repo = Repository.open(faulty)
+        assert any("is lost" in segment.lost for segment in repo.segments(latest(repo)))
