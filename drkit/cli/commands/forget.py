@@ -33,26 +33,23 @@ KEYS = {
     "prune": "with --prune the keys of 'drkit prune', else null",
 }
 
+_Last = Annotated[int | None, typer.Option("--keep-last", metavar="N", help="Keep the last N.")]
+_Hourly = Annotated[int | None, typer.Option("--keep-hourly", metavar="N", help="Keep the last of each of N hours.")]
+_Daily = Annotated[int | None, typer.Option("--keep-daily", metavar="N", help="Keep the last of each of N days.")]
+_Weekly = Annotated[int | None, typer.Option("--keep-weekly", metavar="N", help="Keep the last of each of N weeks.")]
+_Monthly = Annotated[int | None, typer.Option("--keep-monthly", metavar="N", help="Keep the last of each of N months.")]
+_Yearly = Annotated[int | None, typer.Option("--keep-yearly", metavar="N", help="Keep the last of each of N years.")]
+
 
 def command(
     ctx: typer.Context,
     *,
-    keep_last: Annotated[int | None, typer.Option("--keep-last", metavar="N", help="Keep the last N.")] = None,
-    keep_hourly: Annotated[
-        int | None, typer.Option("--keep-hourly", metavar="N", help="Keep the last of each of N hours.")
-    ] = None,
-    keep_daily: Annotated[
-        int | None, typer.Option("--keep-daily", metavar="N", help="Keep the last of each of N days.")
-    ] = None,
-    keep_weekly: Annotated[
-        int | None, typer.Option("--keep-weekly", metavar="N", help="Keep the last of each of N weeks.")
-    ] = None,
-    keep_monthly: Annotated[
-        int | None, typer.Option("--keep-monthly", metavar="N", help="Keep the last of each of N months.")
-    ] = None,
-    keep_yearly: Annotated[
-        int | None, typer.Option("--keep-yearly", metavar="N", help="Keep the last of each of N years.")
-    ] = None,
+    keep_last: _Last = None,
+    keep_hourly: _Hourly = None,
+    keep_daily: _Daily = None,
+    keep_weekly: _Weekly = None,
+    keep_monthly: _Monthly = None,
+    keep_yearly: _Yearly = None,
     keep_within: Annotated[
         str, typer.Option("--keep-within", metavar="D", help="Keep all of the time D before the newest.")
     ] = "",
