@@ -120,7 +120,8 @@ def test_each_store_heals_the_other(bench: Bench, second: MemoryStore) -> None:
     assert_whole(bench, second)
 
 
-def test_a_copy_with_other_packs_heals_blob_by_blob(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["flip", "delete", "delete all that tells of them"])
+def test_a_copy_with_packs_of_its_own_heals_too(bench: Bench, damage: str) -> None:
     """A second store that was backed up to for itself holds the same blobs in packs of its own."""
     other = MemoryStore("other")
     for name in ("drkit.json", "drkit-copy.json"):
@@ -128,17 +129,23 @@ def test_a_copy_with_other_packs_heals_blob_by_blob(bench: Bench, tmp_path: Path
     own, bench.store = bench.store, other
     bench.back_up()
     bench.store = own
-    shared = set(pack_ids(own)) & set(pack_ids(other))
-    bad = [pack for pack in pack_ids(own) if pack not in shared]
+    bad = [pack_name(pack) for pack in pack_ids(own) if pack not in pack_ids(other)]
     assert bad
-    for pack in bad:
-        flip(own, f"packs/{pack.hex()[:2]}/{pack.hex()}.zst", 20)
+    for name in bad:
+        if damage == "flip":
+            flip(own, name, 20)
+        else:
+            own.delete(name)
+    if damage == "delete all that tells of them":
+        for name in names(own, "index/"):
+            own.delete(name)
     report = repaired(bench, other)
-    assert report.ok, report.lost
-    assert report.rescued > 0
+    assert {one.source for one in report.healed} == {other.url}  # its packs come as they are
+    assert bool(report.rescued) == (damage == "flip")  # and so does what is intact in those that are damaged
     repo = bench.repo
-    everything = verify(repo, repo.snapshots(), level=Level.CONTENT, every_pack=True, progress=NullProgress())
-    assert everything.findings == ()
+    newest = repo.snapshots()[-1]
+    assert verify(repo, [newest], level=Level.CONTENT, every_pack=True, progress=NullProgress()).findings == ()
+    assert contents(repo) == bench.files()
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete"])

@@ -184,9 +184,7 @@ class _Job:
         return False
 
     def rescue(self) -> None:
-        """Store anew what only packs hold that no copy gives back, then set those aside."""
-        if not self._bad:
-            return
+        """Store anew what snapshots need and no whole pack holds: it may be in damaged ones, or in a copy's others."""
         index = Index()
         for pack in self._whole.values():
             index.add_pack(pack)
