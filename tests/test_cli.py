@@ -46,6 +46,7 @@ def run_for_json(cli: Cli, name: str) -> Any:
     words = {
         "init": ["init", "--repo", "other"],
         "backup": ["backup", "source", "--verify", "content"],
+        "copy": ["copy", "--to", "other"],
         "diff": ["diff", old, backup(cli)],
         "find": ["find", "SKILL.md"],
         "restore": ["restore", "--target", "out"],
