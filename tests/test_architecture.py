@@ -34,6 +34,7 @@ VENDORS = {
         "drkit.backup.statcache",
         "drkit.repo.packer",
         "drkit.inventory.objects",
+        "drkit.inventory.merge",
         "drkit.drill.restorer",  # lends the package to a clean interpreter
         "drkit.recovery.recover",
     ),

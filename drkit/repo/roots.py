@@ -1,6 +1,6 @@
 """Where the children of snapshots' roots lie since a prune moved them: a snapshot is immutable, its places are not.
 
-No reader needs it: without it the index is asked (docs/format.md, section 14).
+No reader needs it: without it the index is asked (docs/format.md, section 9).
 """
 
 from __future__ import annotations

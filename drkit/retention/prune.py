@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from drkit.errors import FormatError, IntegrityError, ObjectNotFound, UsageError
 from drkit.format.snapshot import parse_name
+from drkit.inventory.merge import merge_objects
 from drkit.model import PackId
 from drkit.progress import Progress
 from drkit.repo import Repository
@@ -192,6 +193,7 @@ class _Job:
             self._write_index(None)
             self._delete(frozenset())
         self._expire()
+        merge_objects(self._store)
         return report
 
     def _done(self, planned: PruneReport, layout: Layout, done: Written, stays: frozenset[PackId]) -> PruneReport:
