@@ -204,7 +204,10 @@ def named_packs(store: Store) -> Iterator[IndexedPack]:
     return _indexed_packs(store, LoadedIndex())
 
 
-_AGAIN = "back up again, which stores what the source still has; 'drkit verify --level content' lists the rest"
+_AGAIN = (
+    "run 'drkit repair', with --from URL if there is a copy; or back up again, which stores what the source still has; "
+    "'drkit verify --level content' lists the rest"
+)
 _REPLACE = f"{_AGAIN}; when nothing is lost any more, move the pack out of the repository"
 
 

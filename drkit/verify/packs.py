@@ -15,12 +15,16 @@ from drkit.model import Finding, Kind, Level, PackId
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
 
-REPAIR = "back up again, which stores what the source still has; restore the rest from another snapshot"
+REPAIR = (
+    "run 'drkit repair --from URL' if there is a copy; or back up again, which stores what the source still has; "
+    "restore the rest from another snapshot"
+)
 _EXCHANGE = (
-    "move it out of the repository, back up again, which stores what the source still has, "
+    "run 'drkit repair', with --from URL if there is a copy; "
+    "or move it out of the repository, back up again, which stores what the source still has, "
     "and put it back: what is intact in it is still read"
 )
-_REBUILD = "move the objects in index/ out of the repository: the next backup writes the index anew"
+_REBUILD = "run 'drkit repair': it writes the index anew"
 
 
 class PackResult(Struct):
