@@ -51,6 +51,16 @@ def test_what_each_server_can(servers: Servers, kind: str) -> None:
     assert list(store.list("")) == []
 
 
+def test_doctor_says_what_a_bucket_can(servers: Servers, tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    run = cli("doctor", "--store", servers.url("rclone"), "--json")
+    assert {"store-races", "store-whole-objects"} <= {finding["code"] for finding in run.json["findings"]}
+    assert run.code in {3, 20}  # 20 where it is caught half-way through a replacement
+    text = cli.ok("doctor", "--store", servers.url("s3") + "&append-only=1").text
+    assert "yes  delete: what is deleted is gone" in text
+    assert "no " not in {line[:3] for line in text.splitlines()}
+
+
 def test_a_server_that_ignores_the_precondition_replaces_nothing(servers: Servers) -> None:
     url = servers.url("rclone")
     for _ in range(2):  # a server that is known, and one that is not

@@ -27,6 +27,7 @@ from drkit.repo import Repository
 from drkit.store import MemoryStore, ObjectInfo, Store, contract
 from drkit.store.cache import AHEAD, CachedStore
 from drkit.store.mirror import Mirror
+from drkit.store.parallel import in_parallel
 from drkit.store.wrap import AppendOnly, ReadOnly, Retrying, Throttled, Wrapped, parse_rate
 from tests.support.faults import FaultyStore
 from tests.support.repos import Bench, contents, latest
@@ -444,3 +445,47 @@ def test_a_pack_that_stays_wrong_is_told(tmp_path: Path) -> None:
         faulty.corrupt("get_range", prefix="packs/", times=None, at=-1)
         repo = Repository.open(faulty)
         assert any("is lost" in segment.lost for segment in repo.segments(latest(repo)))
+
+
+# In parallel
+
+
+def test_transfers_in_parallel_keep_their_order_and_their_bounds() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    running: list[int] = []
+    most = 0
+
+    def work(number: int) -> int:
+        nonlocal most
+        running.append(number)
+        most = max(most, len(running))
+        time.sleep(0.001)
+        running.remove(number)
+        return number * 2
+
+    found = in_parallel(work, items(), workers=4)
+    assert next(found) == 0
+    assert len(taken) == 8
+    assert list(found) == [number * 2 for number in range(1, 100)]
+    assert 1 <= most <= 4
+
+
+def test_an_error_in_parallel_ends_it() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 5:
+            raise StoreUnavailable("gone")
+        done.append(number)
+        return number
+
+    found = in_parallel(work, range(1000), workers=2)
+    with pytest.raises(StoreUnavailable):
+        list(found)
+    assert len(done) < 20

@@ -28,7 +28,7 @@ class Diagnosis(Finding, frozen=True):
         return {ADVICE: "advice", WARNING: "warning"}.get(self.exit, "error")
 
 
-class DoctorReport(Struct, frozen=True, omit_defaults=True):
+class DoctorReport(Struct, frozen=True):
     """`ok` where there is nothing but advice; `checks` says what was looked at, also where nothing was found.
 
     `abilities` is what a store can that was examined by itself.

@@ -30,5 +30,5 @@ def command(
 
     session: Session = ctx.obj
     session.console.no_json("cat")
-    repository = session.open()
+    repository = session.open(cached=True)
     session.console.raw(cat(repository, repository.load(repository.resolve(snap)), os.fsencode(path)))

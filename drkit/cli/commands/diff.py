@@ -32,7 +32,7 @@ def command(ctx: typer.Context, old: Snap, new: Snap) -> None:
 
     session: Session = ctx.obj
     console = session.console
-    repository = session.open()
+    repository = session.open(cached=True)
     before, after = repository.resolve(old), repository.resolve(new)
     found = diff(repository, repository.load(before), repository.load(after))
     marked = {"+": found.added, "-": found.removed, "M": found.modified}

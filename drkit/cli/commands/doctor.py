@@ -24,8 +24,8 @@ drkit doctor --store s3://bucket/folder
 KEYS = {
     "ok": "whether there is nothing but advice; if there is more, the exit code is that of the worst finding",
     "checks": "what was looked at",
-    "abilities": "with --store: what the store can, {name, ok, says, needed}",
     "findings": "{code, object, message, repair, exit}, worst first; `exit` is 0 for advice",
+    "abilities": "with --store: what the store can, {name, ok, says, needed}",
 }
 
 

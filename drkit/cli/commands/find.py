@@ -39,7 +39,7 @@ def command(
     from drkit.query.ls import modified
 
     session: Session = ctx.obj
-    repository = session.open()
+    repository = session.open(cached=True)
     lost: list[str] = []
     loaded = []
     for ref in [repository.resolve(snapshot)] if snapshot else repository.snapshots():

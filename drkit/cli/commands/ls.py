@@ -39,7 +39,7 @@ def command(
 
     session: Session = ctx.obj
     console = session.console
-    repository = session.open()
+    repository = session.open(cached=True)
     ref = repository.resolve(snap)
     lost: list[str] = []
     entries = ls.ls(repository, repository.load(ref), lost, os.fsencode(path))

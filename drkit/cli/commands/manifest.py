@@ -30,7 +30,7 @@ def command(
 
     session: Session = ctx.obj
     session.console.no_json("manifest")
-    repository = session.open()
+    repository = session.open(cached=True)
     lost: list[str] = []
     lines = manifest.sha256sums if sums else manifest.json_lines
     session.console.raw(lines(repository, repository.load(repository.resolve(snap)), lost))

@@ -22,7 +22,7 @@ KEYS = {
 def command(ctx: typer.Context, snap: Snap = "latest") -> None:
     """List the plugins of a snapshot with their tree hashes."""
     session: Session = ctx.obj
-    repository = session.open()
+    repository = session.open(cached=True)
     ref = repository.resolve(snap)
     rows = list(repository.plugins(repository.load(ref)))
     session.console.result(
