@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.enhancing import no_stray_writes as no_stray_writes
+from tests.support.enhancing import no_stray_writes  # noqa: F401
 
 METADATA = pytest.StashKey[str]()
 
