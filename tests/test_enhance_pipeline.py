@@ -12,7 +12,7 @@ from msgspec import structs
 
 from drkit.errors import BudgetExhausted, UsageError
 from enhance.generators.base import Blame, CallError
-from enhance.model import Material, Plan, Reply
+from enhance.model import Material, Plan, Reply, Usage
 from enhance.pipeline import Selection, run
 from tests.support.enhancing import Market, Scripted, assert_true, files, skill
 from tests.support.guarding import state_dir  # noqa: F401
@@ -157,6 +157,14 @@ def test_without_a_network_not_everybody_is_tried(market: Market) -> None:
     assert report.statuses == {"failed": 3, "parked": 3}
     market.generator.says.clear()
     assert market.run().statuses == {"verified": 6}
+
+
+def test_what_calls_cost_is_told_and_recorded(market: Market) -> None:
+    market.generator.says["one", "plan"] = [Reply('["one-use"]', "stop", Usage(1000, 500))]
+    job = market.job(price=lambda usage: (usage.tokens_in + 2 * usage.tokens_out) / 1000)
+    report = run(job)
+    assert report.cost_usd == 2.0
+    assert sum(one.cost_usd for one in job.records.responses(report.run)) == 2.0
 
 
 def test_one_turn_of_repair(market: Market) -> None:
