@@ -6,12 +6,14 @@ Everything in it can be said on the command line or in the environment too, and 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from msgspec import DecodeError, Struct, structs
 
 from drkit.errors import UsageError
 
 DEFAULT_NAME = "drkit.toml"
+_STATE_DIR = b"/var/tmp/drkit-guard"  # survives a reboot, which a journal must
 
 
 class BackupConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,11 +30,15 @@ class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """All of `drkit.toml`. A `repo` that is a relative path counts from the directory of the file."""
+    """All of `drkit.toml`. A `repo` that is a relative path counts from the directory of the file.
+
+    `enhance` is passed on as it is: what may stand in it, the package that adds the command decides.
+    """
 
     repo: str = ""
     backup: BackupConfig = BackupConfig()
     plugins: PluginsConfig = PluginsConfig()
+    enhance: dict[str, Any] = {}
 
 
 def load_config(path: str = "") -> Config:
@@ -63,3 +69,8 @@ def _decode(data: bytes, path: str) -> Config:
         repo = os.path.join(os.path.dirname(path), os.path.expanduser(config.repo))
         config = structs.replace(config, repo=repo)
     return config
+
+
+def state_dir() -> bytes:
+    """Return the directory that all users of a machine share for locks and journals: $DRKIT_STATE_DIR or /var/tmp's."""
+    return os.fsencode(os.environ.get("DRKIT_STATE_DIR", "")) or _STATE_DIR

@@ -25,6 +25,7 @@ from treediff import Node, compare, describe
 
 SCRIPTS = os.path.dirname(os.path.abspath(__file__))
 LONGEST = 3_600  # seconds that one command may take
+ENHANCED = 20  # plugins at most
 
 
 class DemoError(Exception):
@@ -65,6 +66,7 @@ class Demo:
         foreign = ("DRKIT_", "TURSO_", "PYTHONPATH")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         environment |= {f"XDG_{name}_HOME": os.path.join(self.work, name.lower()) for name in ("CACHE", "DATA")}
+        environment["DRKIT_STATE_DIR"] = os.path.join(self.work, "state")
         done = subprocess.run(
             command, cwd=cwd, env={**environment, **variables}, capture_output=True, timeout=LONGEST, check=False
         )
@@ -179,6 +181,38 @@ def drill(demo: Demo) -> str:
     return f"{len(drills)} plugins, the slowest in {max(one['total_s'] for one in drills):.2f} s"
 
 
+def enhance(demo: Demo) -> str:
+    """Let the offline generator write what plugins lack, look at what it says that it did, and take it back."""
+    before, hash_before = describe(demo.source), tree_hash(demo)
+    told = demo.run_drkit(
+        "enhance", "run", demo.source, "--generator", "offline", "--limit", str(ENHANCED), accept=(0, 3)
+    )
+    after = describe(demo.source)
+    changed = sorted(os.fsdecode(path) for path in {*before, *after} if differs(before.get(path), after.get(path)))
+    for path in changed:
+        print(f"     {'M' if os.fsencode(path) in before else '+'} {path}")
+    if not changed or told["statuses"].get("failed") or told["files_changed"] != changed:
+        raise DemoError(f"{len(changed)} files are changed, and the report says {told}")
+    demo.run_drkit("enhance", "rollback", told["run"])
+    if tree_hash(demo) != hash_before:
+        raise DemoError("the rollback did not bring the tree back")
+    demo.judge(demo.source, any_time={path for path, node in before.items() if node.type == "directory"})
+    return f"{told['plugins']} plugins, {len(changed)} files written, each after a proof; rolled back: tree hash equal"
+
+
+def differs(one: Node | None, other: Node | None) -> bool:
+    """Whether a path is another file or link than before; directories and times do not count."""
+    if "directory" in {node and node.type for node in (one, other)} and None in {one, other}:
+        return False
+    return one is None or other is None or one._replace(mtime_ns=0) != other._replace(mtime_ns=0)
+
+
+def tree_hash(demo: Demo) -> str:
+    """Return the tree hash of the source as it is now, without storing it."""
+    found: str = demo.run_drkit("backup", demo.source, "--dry-run", accept=(0, 3))["tree_sha256"]
+    return found
+
+
 def show_status(demo: Demo) -> str:
     """Print the status screen: all of the above as the inventory tells it."""
     print(demo.run(demo.drkit, "status").rstrip())
@@ -219,6 +253,7 @@ STEPS = (
     Step("Restore everything", restore_everything),
     Step("Recover without drkit", recover_without_drkit),
     Step("Drill", drill),
+    Step("Enhance, guarded, and take it back", enhance),
     Step("Status", show_status),
 )
 

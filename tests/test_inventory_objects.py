@@ -128,7 +128,7 @@ def test_an_interrupted_command_is_caught_up_with_in_one_object(tmp_path: Path) 
 
 def test_of_a_row_that_is_updated_the_latest_version_stands(tmp_path: Path) -> None:
     def row(version: int, status: str) -> dict[str, list[tuple[Any, ...]]]:
-        return {"enhancements": [(ID, 1, version, "run", "t", "n", b"p", "docs", status, 1.5, None, None, None)]}
+        return {"enhancements": [(ID, 1, version, "run", "t", "n", b"p", "docs", status, 1.5, *[None] * 8)]}
 
     with opened(tmp_path / "a.db") as inventory:
         for version, status in ((1, "running"), (5, "done"), (3, "validating"), (5, "done")):

@@ -193,6 +193,19 @@ def test_many_index_objects_are_merged(tmp_path: Path) -> None:
         assert pack_id in loaded.index.packs
 
 
+def test_what_was_merged_stays_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second merge supersedes the first one, whose own list nobody reads any more."""
+    monkeypatch.setattr("drkit.backup.commit.INDEX_LIVE", 4)
+    bench = Bench(tmp_path)
+    live = []
+    for number in range(17):
+        bench.write(f"f{number:03}", b"%d" % number)
+        bench.back_up()
+        live.append(len(load_index(bench.store).objects))
+    assert live == [1, 2, 3, 4] + [1, 2, 3, 4] * 3 + [1]
+    assert contents(bench.repo) == bench.files()
+
+
 # Damage
 
 

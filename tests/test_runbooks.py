@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,13 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from drkit.cli.app import NAMES
 from marketplace import generate
+from tests.conftest import METADATA
 from tests.test_docs import command_lines, parse
 from treediff import Node, compare, describe
 
@@ -25,10 +27,20 @@ PAGES = {page.stem: page for page in (ROOT / "runbooks").glob("*.md") if page.st
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SETTING = re.compile(r"^export ([A-Z_]+)=(\S+)$", re.MULTILINE)
 EXITS = re.compile(r"# exits (\d+)$", re.MULTILINE)
+ABOUT = """# Reports
+
+Writes weekly sales reports from the figures of the shop. Use it when a manager asks for the numbers of a week.
+
+## Usage
+
+Run it in the directory of the figures. It reads every CSV file there, adds up revenue and returns for each product,
+compares them with the week before, and writes a report of one page in Markdown with the five largest changes.
+"""
 LONGEST = 120  # seconds that one block may take
 
 
-class Scene(NamedTuple):
+@dataclass
+class Scene:
     """A backed-up marketplace before a disaster: where everything lies, and how it was."""
 
     home: Path
@@ -48,6 +60,7 @@ class Scene(NamedTuple):
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("DRKIT_", "TURSO_"))}
         homes = {f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "DATA", "CONFIG")}
         path = {"PATH": f"{self.home / 'bin'}:{os.environ['PATH']}", "HOME": str(self.home)}
+        path["DRKIT_STATE_DIR"] = str(self.home / "state")
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=self.home,
@@ -88,12 +101,13 @@ def marketplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scene(marketplace: Path, tmp_path: Path) -> Iterator[Scene]:
+def scene(marketplace: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """A marketplace, a repository with a snapshot of it, an inventory, caches: all of it for one disaster."""
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
     program = home / "bin" / "drkit"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m drkit "$@"\n')
+    path = f"{ROOT}:{request.config.stash[METADATA]}"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} -m drkit "$@"\n')
     program.chmod(0o755)
     subprocess.run(["cp", "-a", marketplace, home / "source"], check=True)
     before = describe(str(home / "source"))
@@ -211,6 +225,38 @@ def test_no_drkit(scene: Scene) -> None:
     assert set(describe(str(target))) == there
 
 
+def test_bad_enhancement_run(scene: Scene) -> None:
+    plugin = scene.source / scene.plugin
+    (plugin / "README.md").write_text(ABOUT, encoding="utf-8")
+    backed_up = scene.shell("drkit backup source --json", DRKIT_REPO=str(scene.repository))
+    good = json.loads(backed_up.stdout)["snapshot"]
+    scene.before = describe(str(scene.source))
+    wreck = f"rm -r '{scene.source}/plugins' && echo broken > '{scene.source}/somebody-elses'"
+    guard = f"drkit guard exec '{scene.plugin}' --source source --json -- sh -c \"{wreck}\""
+    undone = scene.shell(guard, DRKIT_REPO=str(scene.repository))
+    assert undone.returncode == 30, undone
+    rejected = json.loads(undone.stdout)["rejected_snapshot"]
+    done = scene.shell("drkit enhance run source --generator offline --json", DRKIT_REPO=str(scene.repository))
+    assert done.returncode in (0, 3), done
+    written = json.loads(done.stdout)["files_changed"]
+    assert any(path.startswith(scene.plugin + "/") for path in written), done
+    assert describe(str(scene.source)) != scene.before
+    said = scene.follow(
+        "bad-enhancement-run",
+        DRKIT_REPO=scene.repository,
+        SOURCE=scene.source,
+        PLUGIN=scene.plugin,
+        REJECTED=rejected,
+        RUN="latest",
+        GOOD=good,
+        SCRATCH=scene.home / "scratch",
+    )
+    assert "nothing was interrupted" in said[0]
+    assert "somebody-elses" in said[1]
+    assert said[6].splitlines()[-1] == "0 added, 0 removed, 0 modified"
+    scene.judge(any_time=set(scene.before))
+
+
 def bare_python(home: Path) -> None:
     """Put a python3 without site-packages on the path, and take drkit away; zstandard is lent if need be."""
     (home / "bin" / "drkit").unlink()
@@ -234,6 +280,7 @@ SCENES: tuple[Callable[..., None], ...] = (
     test_index_and_inventory_lost,
     test_drill_failed_in_ci,
     test_no_drkit,
+    test_bad_enhancement_run,
 )
 
 

@@ -53,11 +53,13 @@ def backup(
     now: Callable[[], datetime],
     cache_dir: bytes | None,
     in_use: Sequence[InUse] = (),
+    judge: Callable[[Snapshot], Sequence[str]] | None = None,
 ) -> BackupReport:
     """Back up a directory and return what was done. The snapshot is there, durable, or an error was raised.
 
     Paths that could not be read, or changed while they were, become warnings; everything else is stored. `in_use` are
-    databases that this process has open: where they lie in the source they are never opened, but dumped.
+    databases that this process has open: where they lie in the source they are never opened, but dumped. `judge` is
+    shown the snapshot when all that it names can be read, just before its commit, and says which tags it gets besides.
     UsageError: the source is missing, empty, no directory, or lies in the repository (or it in the source).
     StoreError: the store failed, or a prune took the lock or a pack that was relied on. What was stored by then is
     reused by the next backup.
@@ -68,7 +70,7 @@ def backup(
     source = os.path.realpath(source)
     location = check_source(repo, source, Globs(options.excludes))
     repo.check_writable()
-    job = _Job(repo, source, options, progress, now, cache_dir, location, in_use)
+    job = _Job(repo, source, options, progress, now, cache_dir, location, in_use, judge)
     if options.dry_run:
         report = job.run(None)
     else:
@@ -91,6 +93,7 @@ class _Job:
         cache_dir: bytes | None,
         location: tuple[int, int] | None,
         in_use: Sequence[InUse],
+        judge: Callable[[Snapshot], Sequence[str]] | None,
     ) -> None:
         self._repo = repo
         self._source = source
@@ -99,6 +102,7 @@ class _Job:
         self._now = now
         self._host = _text(options.host or os.uname().nodename)
         self._location = location
+        self._judge = judge
         self._databases = Databases(source, in_use)
         self._cache = cache_path(cache_dir, repo.config.repository_id, source) if cache_dir else None
         self._warnings: list[str] = []
@@ -157,6 +161,8 @@ class _Job:
                 if lock is not None and self._loaded is not None:
                     self._index_writer.write(packer)
                 taken = self._snapshot(scan, recorder, roots, refs, parent)
+                if self._judge is not None:
+                    taken = structs.replace(taken, tags=(*taken.tags, *self._judge(taken)))
                 name, data = snapshot_format.encode(taken)
                 if lock is not None:
                     commit(repo, lock, name, data, self._condemned)

@@ -47,7 +47,10 @@ class IndexWriter:
             return
         live = tuple(loaded.objects)
         if stale or len(live) >= INDEX_LIVE:
-            loaded.objects, size = write_index(self._store, loaded.index.packs.values(), live + damaged)
+            # Nobody reads any more what the live ones superseded: it must not come back to life.
+            old = (*live, *damaged, *loaded.superseded)
+            loaded.objects, size = write_index(self._store, loaded.index.packs.values(), old)
+            loaded.superseded = [*old]
         else:
             written, size = write_index(self._store, packs, damaged)
             loaded.objects += written

@@ -175,7 +175,7 @@ def _dump(full: bytes, copy: bytes, aside: bytes) -> None:
     why, locked = "", False
     for _ in range(_ATTEMPTS):
         # One that nobody has open is as its owner left it; so is a locked one with all that undoes what is half done.
-        apart = _has_content_beside(full) if locked else not _is_open(full)
+        apart = _has_content_beside(full) if locked else not is_open(full)
         still = apart and _copy_aside(full, aside)
         # With a write-ahead log, the last to leave must be able to clear it away: it may be we.
         writable = still or _header(full)[18:19] == bytes([_WAL_VERSION])
@@ -257,7 +257,7 @@ def _opened(full: bytes) -> Iterator[BinaryIO | None]:
         yield file
 
 
-def _is_open(full: bytes) -> bool:
+def is_open(full: bytes) -> bool:
     """Whether another process reads or writes; with a write-ahead log, all that are connected count as readers."""
     return _is_locked(full, fcntl.F_WRLCK)
 

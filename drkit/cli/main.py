@@ -70,12 +70,13 @@ def _run(args: Argv, console: Console) -> int:
     from drkit.cli.session import Session
 
     name = args.rest[0] if args.rest and args.rest[0] in NAMES and COMPLETION not in os.environ else None
-    parser = typer.main.get_command(build(name))
+    parser = typer.main.get_command(build(name, *args.rest[1:2] if name else ()))
     if not args.rest and args.tail is None and COMPLETION not in os.environ:
         if not console.json:
             console.line(parser.make_context("drkit", [], resilient_parsing=True).get_help())
         raise UsageError("no command given", hint="see 'drkit --help'")
     session = Session(console)
+    session.tail = args.tail or []
     # Entries and rows come by the hundred thousand and are no cycles: looking for some took a tenth of a backup.
     gc.set_threshold(100_000, 50, 50)
     # Workers that wait for the interpreter's lock between two calls of zstd get it after 1 ms instead of 5.

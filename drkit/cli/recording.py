@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from drkit.cli.session import Session
 from drkit.errors import DrkitError
-from drkit.model import Finding, PackId
+from drkit.model import Finding
 
 if TYPE_CHECKING:
     from drkit.backup import BackupReport
@@ -31,7 +31,9 @@ _SHIPMENTS = 10
 def backup(session: Session, repository: Repository, report: BackupReport) -> None:
     """Record a backup that was made, and the packs that the store has since the last one."""
     with _told(session):
-        found(
+        from drkit.backup import record_snapshot
+
+        record_snapshot(
             session.inventory(),
             repository,
             repository.resolve(report.snapshot),
@@ -59,40 +61,6 @@ def witness(session: Session, repository: Repository) -> Witness:
         return None
 
     return told
-
-
-def found(
-    inventory: Inventory,
-    repository: Repository,
-    ref: SnapshotRef,
-    *,
-    look_for_packs: bool = False,
-    report: BackupReport | None = None,
-) -> None:
-    """Record a snapshot: as it was made, with its report, or as it was found in the repository, without."""
-    snap = repository.load(ref)
-    store_url, repo_id = repository.store.url, repository.config.repository_id
-    packs: list[tuple[PackId, int]] = []
-    if look_for_packs:
-        from drkit.repo.index import stored_packs
-
-        known = inventory.known_packs(repo_id, store_url)
-        stored = stored_packs(repository.store, without=frozenset())
-        packs = [(pack, size) for pack, size in stored.items() if pack.hex() not in known]
-    inventory.record_backup(
-        repo_id=repo_id,
-        store_url=store_url,
-        snapshot_id=ref.id,
-        name=ref.name,
-        snapshot=snap,
-        plugins=repository.plugins(snap),
-        packs=packs,
-        bytes_added=report.bytes_added if report else None,
-        packs_added=report.packs if report else None,
-        files_unchanged=report.files_unchanged if report else None,
-        duration_s=report.duration_s if report else None,
-        warnings=len(report.warnings) if report else None,
-    )
 
 
 def verification(session: Session, repository: Repository, report: VerifyReport, *, subset: str = "") -> None:
@@ -181,8 +149,12 @@ def game_day(session: Session, repository: Repository, report: GameDayReport) ->
     flush(session, repository)
 
 
-def flush(session: Session, repository: Repository) -> None:
-    """Send what was recorded to both ends. What does not arrive is told once, and goes with the next command."""
+def flush(session: Session, repository: Repository, *, turso: bool = True) -> bool:
+    """Send what was recorded to both ends, or to the repository alone; return whether Turso was asked and took it.
+
+    What does not arrive is told once, and goes with the next command.
+    """
+    pushed = False
     with _told(session):
         inventory = session.inventory()
         with _told(session):
@@ -190,15 +162,17 @@ def flush(session: Session, repository: Repository) -> None:
 
             store_rows(inventory, repository.store, repository.config.repository_id)
         url, token = session.turso
-        if url:
+        if url and turso:
             from drkit.inventory.sync import push
             from drkit.inventory.turso import Turso
 
-            turso = Turso(url, token, timeout=PUSH_TIMEOUT_S)
+            client = Turso(url, token, timeout=PUSH_TIMEOUT_S)
             try:
-                push(inventory, turso, at_most=_SHIPMENTS)
+                push(inventory, client, at_most=_SHIPMENTS)
+                pushed = True
             finally:
-                turso.close()
+                client.close()
+    return pushed
 
 
 def rebuild(inventory: Inventory, repository: Repository, *, warn: Callable[[Finding], None]) -> tuple[int, int]:
@@ -207,6 +181,7 @@ def rebuild(inventory: Inventory, repository: Repository, *, warn: Callable[[Fin
     Rows that were recorded come from the repository's `inventory/`; what nobody recorded, or was lost on the way,
     comes from the snapshots themselves.
     """
+    from drkit.backup import record_snapshot
     from drkit.inventory.objects import read_objects
 
     repo_id = repository.config.repository_id
@@ -222,7 +197,7 @@ def rebuild(inventory: Inventory, repository: Repository, *, warn: Callable[[Fin
     for ref in refs.values():
         if not inventory.has_snapshot(repo_id, ref.id):
             with _damage_told(ref.name, warn):
-                found(inventory, repository, ref, look_for_packs=count == 0)
+                record_snapshot(inventory, repository, ref, look_for_packs=count == 0)
                 count += 1
     return objects.rows, count
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import typer
 
-from drkit.cli.app import PANELS, build, load
+from drkit.cli import app
+from drkit.cli.app import PANELS
 from drkit.errors import DrkitError
 
 MARK = "<!-- Below this line: python -m drkit.cli.reference -->\n"
@@ -62,18 +64,24 @@ def error_classes(top: type[DrkitError] = DrkitError) -> Iterator[type[DrkitErro
 
 
 def commands() -> str:
-    """Return the part of docs/cli.md that comes from the parser."""
-    group: Any = typer.main.get_command(build())
+    """Return the part of docs/cli.md that comes from the parser. UsageError if a command is not installed."""
+    modules = dict(app.commands())
+    group: Any = typer.main.get_command(app.build())
     options = [parameter for parameter in group.params if "completion" not in parameter.name]
     parts = ["## Global options\n\n" + _table(options)]
     for panel, names in PANELS.items():
         parts.append(f"## {panel}\n")
-        parts += [_command(name, group.commands[name]) for name in names]
+        for name in names:
+            own = getattr(group.commands[name], "commands", None)
+            if own is None:
+                parts.append(_command(name, modules[name], group.commands[name]))
+                continue
+            parts += [f"### {name}\n", group.commands[name].help + "\n"]
+            parts += [_command(f"{name} {word}", modules[f"{name} {word}"], own[word]) for word in own]
     return "\n".join(parts)
 
 
-def _command(name: str, command: Any) -> str:
-    module = load(name)
+def _command(name: str, module: ModuleType, command: Any) -> str:
     words = [_usage(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
     parts = [
         f"### {name}\n",

@@ -27,6 +27,8 @@ class Session:
         self.repo = repo
         self.inventory_url = ""
         self.config_path = config
+        self.tail: list[str] = []
+        """What the command line has after `--`."""
         self.told: set[Finding] = set()
         """Findings that the command itself has printed."""
         self._stores: list[Store] = []

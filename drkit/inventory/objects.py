@@ -24,6 +24,8 @@ from drkit.store.base import Store
 _NAME = re.compile(r"inventory/[0-9a-f]{32}-[0-9]+-([0-9a-f]{8})\.jsonl\.zst")
 _DECODED_MAX = 256 << 20
 _LEVEL = 6
+_ROWS = 10_000
+"""About how many rows an object has at most; some are as long as a model's answer."""
 _INT_MAX = 2**63 - 1
 _DERIVED = frozenset({"plugins"})
 """Tables that are not written: their rows follow from the snapshot, which the repository has."""
@@ -51,7 +53,7 @@ def store_rows(inventory: Inventory, store: Store, repo_id: str) -> int:
     """
     pending = [one for one in inventory.outbox_pending("stored") if one.repository == repo_id]
     count = 0
-    for shipment in outbox.shipments(inventory.engine, pending, rows_at_once=50_000):
+    for shipment in outbox.shipments(inventory.engine, pending, rows_at_once=_ROWS):
         name, data = encode(shipment)
         # It may be there, if the mark was lost: then it holds the same, for the name has a hash of the bytes.
         with contextlib.suppress(ObjectExists):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 Raw = bytes
@@ -136,3 +138,64 @@ class Pending(Struct, frozen=True):
     first: int
     last: int
     repository: str
+
+
+class RunRecord(Struct, frozen=True):
+    """An enhancement run. What is only known at its end is None until then: a run that was killed stays so.
+
+    `report` is the report that the run ended with, as plain data.
+    """
+
+    run: str
+    started: str
+    ended: str | None
+    repository: str
+    source: Raw
+    generator: str
+    model: str
+    profile: str
+    options: dict[str, Any]
+    snapshot_before: str
+    snapshot_after: str | None
+    exit_code: int | None
+    report: dict[str, Any] | None
+
+
+class EnhancementRecord(Struct, frozen=True):
+    """What became of a plugin in a run. `timestamp` is that of the status; `plugin_path` is relative to `source`."""
+
+    run: str
+    timestamp: str
+    repository: str
+    source: Raw
+    plugin_path: Raw
+    plugin_name: str
+    enhancement_type: str
+    status: str
+    reason: str
+    processing_time_seconds: float | None
+    snapshot: str | None
+    model: str | None
+    input_sha256: str
+    cache_key: str
+    detail: dict[str, Any]
+
+
+class ResponseRecord(Struct, frozen=True):
+    """A generator's answer as it came, before anything looked into it. `phase` is "plan", "generate" or "repair"."""
+
+    id: int
+    at: str
+    run: str
+    plugin_path: Raw
+    phase: str
+    cache_key: str
+    request_sha256: str
+    model: str
+    text: str
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float
+    latency_s: float
+    detail: dict[str, Any]

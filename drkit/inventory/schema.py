@@ -25,6 +25,12 @@ BOOKKEEPING = "CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY K
 _KEY = "inventory TEXT NOT NULL, id INTEGER NOT NULL"
 _END = "PRIMARY KEY (inventory, id)) WITHOUT ROWID"
 
+
+def _columns(table: str, *columns: str) -> tuple[str, ...]:
+    """Return statements that add columns; NULL in the rows that are there, and in those of older machines."""
+    return tuple(f"ALTER TABLE {table} ADD COLUMN {column}" for column in columns)
+
+
 MIGRATIONS = (
     Migration(
         "0001-records",
@@ -107,6 +113,60 @@ MIGRATIONS = (
                 home BLOB NOT NULL)""",
         ),
         local=True,
+    ),
+    Migration(
+        "0004-ledger",
+        (
+            # Nothing ever wrote the ledger of 0002. A quota is of a machine's processes: this one is not sent anywhere.
+            "DROP TABLE quota_ledger",
+            # Milliseconds: `began`, `until`, `hold` since boot, `until_wall` since 1970, `clock` between the two.
+            """CREATE TABLE quota_ledger (id INTEGER PRIMARY KEY, at TEXT NOT NULL, project TEXT NOT NULL,
+                location TEXT NOT NULL, model TEXT NOT NULL, run TEXT NOT NULL, owner TEXT NOT NULL,
+                boot TEXT NOT NULL, clock INTEGER NOT NULL, began INTEGER NOT NULL, until INTEGER NOT NULL,
+                until_wall INTEGER NOT NULL, outcome TEXT NOT NULL, latency_s REAL, tokens INTEGER NOT NULL,
+                money INTEGER NOT NULL, hold INTEGER)""",
+            "CREATE INDEX quota_ledger_by_time ON quota_ledger (project, location, model, boot, until)",
+            "CREATE INDEX quota_ledger_by_wall ON quota_ledger (project, location, model, until_wall)",
+            "CREATE INDEX quota_ledger_by_clock ON quota_ledger (boot, began, clock)",
+            "CREATE INDEX quota_ledger_by_run ON quota_ledger (run, money)",
+            "CREATE INDEX quota_ledger_open ON quota_ledger (project, location, model) WHERE outcome = 'open'",
+            """CREATE INDEX quota_ledger_held ON quota_ledger (project, location, model, boot, hold)
+                WHERE hold IS NOT NULL""",
+        ),
+        local=True,
+    ),
+    Migration(
+        "0005-runs",
+        (
+            f"""CREATE TABLE enhancement_runs ({_KEY}, version INTEGER NOT NULL, run TEXT NOT NULL,
+                started TEXT NOT NULL, ended TEXT, repository TEXT NOT NULL, source BLOB NOT NULL,
+                generator TEXT NOT NULL, model TEXT NOT NULL, profile TEXT NOT NULL, options TEXT NOT NULL,
+                snapshot_before TEXT NOT NULL, snapshot_after TEXT, exit_code INTEGER, report TEXT, {_END}""",
+            "CREATE UNIQUE INDEX enhancement_runs_by_run ON enhancement_runs (inventory, run)",
+            "CREATE INDEX enhancement_runs_by_version ON enhancement_runs (inventory, version)",
+            "CREATE INDEX enhancement_runs_by_time ON enhancement_runs (started)",
+            *_columns("enhancements", "repository TEXT", "source BLOB", "reason TEXT", "input_sha256 TEXT"),
+            *_columns("enhancements", "cache_key TEXT"),
+            *_columns("analyses", "repository TEXT", "cache_key TEXT"),
+            "CREATE INDEX analyses_by_key ON analyses (cache_key, kind)",
+            *_columns("responses", "repository TEXT", "phase TEXT", "cache_key TEXT", "cost_usd REAL"),
+            *_columns("responses", "latency_s REAL", "detail TEXT"),
+            "CREATE INDEX responses_by_run ON responses (run, plugin_path)",
+            *_columns("quality_scores", "repository TEXT"),
+            "CREATE INDEX quality_scores_by_run ON quality_scores (run, plugin_path)",
+            f"""CREATE TABLE proposals ({_KEY}, at TEXT NOT NULL, run TEXT NOT NULL, repository TEXT NOT NULL,
+                source BLOB NOT NULL, plugin_path BLOB NOT NULL, path BLOB NOT NULL, cache_key TEXT NOT NULL,
+                content BLOB NOT NULL, {_END}""",
+            "CREATE INDEX proposals_by_path ON proposals (repository, plugin_path, path, at)",
+            f"""CREATE TABLE written_files ({_KEY}, at TEXT NOT NULL, run TEXT NOT NULL, repository TEXT NOT NULL,
+                source BLOB NOT NULL, plugin_path BLOB NOT NULL, path BLOB NOT NULL, sha256 TEXT NOT NULL, {_END}""",
+            "CREATE INDEX written_files_by_plugin ON written_files (repository, plugin_path, at)",
+            # A plugin's path is its key in one source only.
+            "DROP VIEW enhancements_latest",
+            """CREATE VIEW enhancements_latest AS SELECT * FROM enhancements AS e WHERE (e.timestamp, e.inventory, e.id)
+                = (SELECT n.timestamp, n.inventory, n.id FROM enhancements AS n WHERE n.plugin_path = e.plugin_path
+                AND n.source IS e.source ORDER BY n.timestamp DESC, n.inventory DESC, n.id DESC LIMIT 1)""",
+        ),
     ),
 )
 

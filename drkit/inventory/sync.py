@@ -18,8 +18,6 @@ from drkit.inventory.schema import BOOKKEEPING, MIGRATIONS
 from drkit.inventory.tables import TABLES, Table
 from drkit.inventory.turso import Statement, Turso
 
-PAGE = 2_000
-"""How many rows a pull asks for at once."""
 _VALUES = 16_000
 """How many values go into one statement."""
 
@@ -79,7 +77,7 @@ def pull(inventory: Inventory, turso: Turso) -> SyncReport:
 def _pages(turso: Turso, table: Table) -> Iterator[list[tuple[Any, ...]]]:
     sql = (
         f"SELECT {', '.join(table.all)} FROM {table.name} WHERE (inventory, id) > (?, ?) "  # noqa: S608
-        f"ORDER BY inventory, id LIMIT {PAGE}"
+        f"ORDER BY inventory, id LIMIT {table.page}"
     )
     key: tuple[str, int] = ("", 0)
     while True:
@@ -87,7 +85,7 @@ def _pages(turso: Turso, table: Table) -> Iterator[list[tuple[Any, ...]]]:
         if rows:
             yield rows
             key = (rows[-1][0], rows[-1][1])
-        if len(rows) < PAGE:
+        if len(rows) < table.page:
             return
 
 
@@ -110,9 +108,10 @@ def _migrate(turso: Turso, now: str) -> None:
     """Bring Turso's tables to this version: one request to look, one more where something is missing."""
     _, rows = turso.transaction([(BOOKKEEPING, ()), ("SELECT name FROM schema_migrations", ())])
     done = {name for (name,) in rows}
-    for step in MIGRATIONS:
-        if step.local or step.name in done:
-            continue
+    missing = [step for step in MIGRATIONS if not (step.local or step.name in done)]
+    if missing:
         # Another machine may do the same at this moment: the first statement then fails, and all of it with it.
-        record: Statement = ("INSERT INTO schema_migrations VALUES (?, ?)", (step.name, now))
-        turso.transaction([record, *((statement, ()) for statement in step.statements)])
+        records: list[Statement] = [
+            ("INSERT INTO schema_migrations VALUES (?, ?)", (step.name, now)) for step in missing
+        ]
+        turso.transaction([*records, *((statement, ()) for step in missing for statement in step.statements)])

@@ -14,12 +14,16 @@ KEY = ("inventory", "id")
 class Table(Struct, frozen=True):
     """A table by name, and what its columns are besides the key.
 
-    Rows of a table with the column `version` may be replaced: the one with the greatest version stands.
+    Rows of a table whose first column is `version` may be replaced: the one with the greatest version stands.
     """
 
     name: str
     columns: tuple[str, ...]
     blobs: frozenset[str] = frozenset()
+    unique: tuple[str, ...] = ()
+    """The columns that identify a row of a mutable table in its inventory."""
+    page: int = 2_000
+    """How many rows are fetched from Turso at once; few where they are long."""
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -36,9 +40,20 @@ class Table(Struct, frozen=True):
         """The column by which rows are shipped."""
         return "version" if self.mutable else "id"
 
+    @property
+    def in_place(self) -> str:
+        """What follows VALUES so that a row of ours that is there is updated, NULL leaving a column as it is.
 
-def _table(name: str, columns: str, blobs: str = "") -> Table:
-    return Table(name, tuple(columns.split()), frozenset(blobs.split()))
+        The row keeps its id and takes the new version; empty for a table of rows that are only added.
+        """
+        if not self.mutable:
+            return ""
+        sets = ", ".join(f"{column} = COALESCE(excluded.{column}, {self.name}.{column})" for column in self.columns)
+        return f"ON CONFLICT ({', '.join(('inventory', *self.unique))}) DO UPDATE SET {sets}"
+
+
+def _table(name: str, columns: str, blobs: str = "", unique: str = "", page: int = 2_000) -> Table:
+    return Table(name, tuple(columns.split()), frozenset(blobs.split()), tuple(unique.split()), page)
 
 
 TABLES = (
@@ -63,19 +78,35 @@ TABLES = (
         "plugin",
     ),
     _table(
+        "enhancement_runs",
+        "version run started ended repository source generator model profile options snapshot_before snapshot_after "
+        "exit_code report",
+        "source",
+        unique="run",
+    ),
+    _table(
         "enhancements",
         "version run timestamp plugin_name plugin_path enhancement_type status processing_time_seconds "
-        "snapshot model detail",
-        "plugin_path",
+        "snapshot model detail repository source reason input_sha256 cache_key",
+        "plugin_path source",
+        unique="run plugin_path",
     ),
-    _table("analyses", "at run plugin_path kind result", "plugin_path"),
+    _table("analyses", "at run plugin_path kind result repository cache_key", "plugin_path", page=100),
     _table(
         "responses",
-        "at run plugin_path model request_sha256 finish_reason tokens_in tokens_out response",
-        "plugin_path",
+        "at run plugin_path model request_sha256 finish_reason tokens_in tokens_out response repository phase "
+        "cache_key cost_usd latency_s detail",
+        "plugin_path response",
+        page=100,
     ),
-    _table("quota_ledger", "at model window requests tokens"),
-    _table("quality_scores", "at run plugin_path rule score detail", "plugin_path"),
+    _table(
+        "proposals",
+        "at run repository source plugin_path path cache_key content",
+        "source plugin_path path content",
+        page=100,
+    ),
+    _table("written_files", "at run repository source plugin_path path sha256", "source plugin_path path"),
+    _table("quality_scores", "at run plugin_path rule score detail repository", "plugin_path"),
     _table("audit", "at event detail previous hash"),
 )
 BY_NAME = {table.name: table for table in TABLES}

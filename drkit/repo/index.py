@@ -140,6 +140,8 @@ class LoadedIndex:
         self.findings: list[Finding] = []
         self.objects: list[IndexId] = []
         """The index objects that are live, that is, readable and not superseded."""
+        self.superseded: list[IndexId] = []
+        """Those in the store that others supersede: what supersedes one of these must supersede them, too."""
         self.damaged: list[IndexId] = []
         """The index objects that are not readable and not superseded."""
         self.unindexed: list[PackId] = []
@@ -197,7 +199,9 @@ def _indexed_packs(store: Store, loaded: LoadedIndex) -> Iterator[IndexedPack]:
         if index_id is None:
             message = "this is no index object: its name is not its hash"
             loaded.findings.append(Finding("stray", info.name, message, "move it out of the repository"))
-        elif index_id not in superseded:
+        elif index_id in superseded:
+            loaded.superseded.append(index_id)
+        else:
             try:
                 data = store.get(info.name)
                 if hashlib.sha256(data).digest() != index_id:
@@ -211,12 +215,16 @@ def _indexed_packs(store: Store, loaded: LoadedIndex) -> Iterator[IndexedPack]:
             readable[index_id] = decoded.packs
             superseded.update(decoded.supersedes)
     for index_id, why in damaged.items():
-        if index_id not in superseded:
+        if index_id in superseded:
+            loaded.superseded.append(index_id)
+        else:
             loaded.damaged.append(index_id)
             repair = "nothing is lost; the next 'drkit backup' that stores something writes the index anew"
             loaded.findings.append(Finding("index-damaged", index_name(index_id), why, repair))
     for index_id, packs in readable.items():
-        if index_id not in superseded:
+        if index_id in superseded:
+            loaded.superseded.append(index_id)
+        else:
             loaded.objects.append(index_id)
             yield from packs
 

@@ -85,12 +85,15 @@ def _level(source_fd: int, target_fd: int, temporary: bytes, spare: Collection[b
         elif there is None or (there.st_dev, there.st_ino) != (found.st_dev, found.st_ino):
             if there is not None and stat.S_ISDIR(there.st_mode):
                 remove(target_fd, name)
-            _place(source_fd, target_fd, name, temporary, found)
+            place(source_fd, target_fd, name, temporary, found)
     return below
 
 
-def _place(source_fd: int, target_fd: int, name: bytes, temporary: bytes, found: os.stat_result) -> None:
-    """Let `name` in the target be what it is in the source, in one step."""
+def place(source_fd: int, target_fd: int, name: bytes, temporary: bytes, found: os.stat_result) -> None:
+    """Let `name` in the target be what it is in the source, no directory, in one step.
+
+    `found` is its status there; `temporary` is a free name in the target.
+    """
     try:
         os.link(name, temporary, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
     except OSError as error:

@@ -68,7 +68,7 @@ def command(
     without '/' match any name, those with one match from the top.
     """
     from drkit.backup import BackupOptions, backup
-    from drkit.cli import recording
+    from drkit.cli import guarding, recording
     from drkit.cli.commands import verify as prove
     from drkit.source.walk import PluginRules
 
@@ -83,6 +83,8 @@ def command(
         dry_run=dry_run,
     )
     repository = session.open()
+    if not dry_run:
+        guarding.recover_first(session, os.fsencode(source), repository)
     in_use = () if dry_run else recording.in_use(session)
     with session.progress() as progress:
         report = backup(

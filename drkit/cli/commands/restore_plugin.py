@@ -43,7 +43,7 @@ def command(
     In place, the live plugin is replaced as a whole, in one step where the system can, and stays as it is if anything
     of the plugin is lost. With --target, DIR must be new or empty.
     """
-    from drkit.cli import recording
+    from drkit.cli import guarding, recording
     from drkit.restore import restore_plugin
 
     if bool(target) == in_place:
@@ -53,7 +53,10 @@ def command(
     session: Session = ctx.obj
     repository = session.open()
     ref = repository.resolve(snapshot)
-    row = repository.plugin(repository.load(ref), plugin)
+    snap = repository.load(ref)
+    row = repository.plugin(snap, plugin)
+    if in_place and not dry_run:
+        guarding.recover_first(session, os.fsencode(source) or snap.raw_source, repository)
     with session.progress() as progress:
         report = restore_plugin(
             repository,

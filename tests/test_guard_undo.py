@@ -1,0 +1,336 @@
+"""What a command did to a source is stored and put back: exactly what differs, whatever it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from msgspec import structs
+
+from drkit.guard import Site, take_snapshot
+from drkit.guard.journal import Command
+from drkit.guard.look import look, named, unchanged
+from drkit.guard.snapshot import find_snapshot
+from drkit.guard.undo import Left, put_back
+from drkit.model import Snapshot
+from drkit.query.diff import diff
+from tests.support.guarding import Guarded, content, state_dir
+from tests.support.trees import Node, build, snapshot_tree, trees
+
+__all__ = ["state_dir"]
+
+
+class Scene:
+    """A source that was looked at, so that it can be changed and put back."""
+
+    def __init__(self, root: Path, site: Site) -> None:
+        self.source = Path(os.fsdecode(site.source))
+        self.root = root
+        self.site = site
+        self.before: Snapshot = site.repo.load(find_snapshot(site, take_snapshot(site).snapshot))
+        self.was = snapshot_tree(self.source)
+        self.record = Command(
+            "run", site.source, (b"plugins/one",), (b"true",), "", "", site.store_url, ignore=(".git/**", "**/cache/**")
+        )
+
+    def undo(self) -> tuple[Left, ...]:
+        """Store what is there, and put back what differs."""
+        seen = look(self.site, self.record, self.before, failed=True)
+        self.rejected = seen.snapshot
+        self.changed, self.outside = seen.changed, list(seen.outside)
+        return put_back(self.site, self.before, seen.changes)
+
+    def is_back(self, *, times: bool = True) -> None:
+        """Everything is as it was, and nothing of the guard is left."""
+        now = snapshot_tree(self.source)
+        if times:
+            assert now == self.was
+        else:
+            assert content(now) == content(self.was)
+        assert not [name for name in os.listdir(self.source.parent) if name.startswith(".drkit-")]
+
+    def kept(self, path: str) -> bytes:
+        """Return the content of a file in the rejected snapshot."""
+        from drkit.query.cat import cat
+
+        snapshot = self.site.repo.load(find_snapshot(self.site, self.rejected))
+        assert snapshot.tags == ("rejected",)
+        return b"".join(cat(self.site.repo, snapshot, os.fsencode(path)))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    guarded = Guarded(tmp_path / "home")
+    for name in ("one", "two"):
+        top = guarded.plugin(f"plugins/{name}", {"README.md": b"read me", "skills/a/SKILL.md": b"a skill"})
+        (top / "link").symlink_to("README.md")
+        (top / "empty").mkdir(mode=0o750)
+        os.link(top / "README.md", top / "README.too")
+    (guarded.source / "marketplace.json").write_bytes(b"{}")
+    guarded.age()
+    yield Scene(guarded.root, guarded.site())
+    guarded.close()
+
+
+def test_everything_at_once(scene: Scene) -> None:
+    source = scene.source
+    shutil.rmtree(source / "plugins/two")
+    (source / "marketplace.json").write_bytes(b"broken")
+    one = source / "plugins/one"
+    for name in ("README.md", "README.too"):
+        (one / name).unlink()
+    (one / "README.md").mkdir()
+    (one / "README.md" / "inside").write_bytes(b"x")
+    (one / "link").unlink()
+    (one / "link").symlink_to("/etc/passwd")
+    (one / "empty").chmod(0o700)
+    shutil.rmtree(one / "skills")
+    (one / "skills").write_bytes(b"was a directory")
+    (one / ".claude-plugin/plugin.json").chmod(0o600)
+    os.mkfifo(source / "new-pipe")
+    (source / "new" / "deep").mkdir(parents=True)
+    (source / "new" / "deep" / "file").write_bytes(b"somebody else's")
+    assert scene.undo() == ()
+    scene.is_back()
+    assert (one / "README.md").stat().st_ino == (one / "README.too").stat().st_ino
+    assert scene.kept("new/deep/file") == b"somebody else's"
+    assert scene.kept("marketplace.json") == b"broken"
+    assert b"plugins/one/empty" in scene.changed
+    assert b"plugins/one/skills" in scene.changed
+    assert b"new/deep" not in scene.changed, "it says no more than the file in it"
+    assert set(scene.outside) == {path for path in scene.changed if not path.startswith(b"plugins/one/")}
+    assert unchanged(scene.site, scene.before)
+
+
+def test_a_directory_that_became_a_link_is_not_followed(scene: Scene, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(scene.source / "plugins/one", elsewhere)
+    (scene.source / "plugins/one").symlink_to(elsewhere)
+    (elsewhere / "README.md").write_bytes(b"theirs")
+    assert scene.undo() == ()
+    scene.is_back()
+    assert (elsewhere / "README.md").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_source_that_is_gone_or_empty_comes_back(scene: Scene, gone: bool) -> None:
+    shutil.rmtree(scene.source)
+    if not gone:
+        scene.source.mkdir()
+    assert scene.undo() == ()
+    scene.is_back()
+    assert scene.rejected == ""
+
+
+def test_what_is_ignored_is_neither_compared_nor_put_back(scene: Scene) -> None:
+    (scene.source / ".git").mkdir()
+    (scene.source / ".git" / "HEAD").write_bytes(b"1")
+    (scene.source / "plugins/one/cache").mkdir()
+    (scene.source / "plugins/one/cache/x").write_bytes(b"1")
+    assert scene.undo() == ()
+    assert scene.changed == []
+    assert (scene.source / ".git" / "HEAD").exists()
+    (scene.source / "new/cache").mkdir(parents=True)
+    (scene.source / "new/cache/x").write_bytes(b"1")
+    (scene.source / "new/file").write_bytes(b"1")
+    assert scene.undo() == ()
+    assert scene.changed == [b"new/file"]
+    assert os.listdir(scene.source / "new") == ["cache"]
+
+
+def test_somebodys_later_work_is_left_alone(scene: Scene) -> None:
+    for name in ("README.md", "skills/a/SKILL.md", "new"):
+        (scene.source / "plugins/one" / name).write_bytes(b"by the command")
+    (scene.source / "plugins/one/link").unlink()
+    seen = look(scene.site, scene.record, scene.before, failed=True)
+    (scene.source / "plugins/one/README.md").write_bytes(b"later")
+    (scene.source / "plugins/one/new").write_bytes(b"later")
+    (scene.source / "plugins/one/link").write_bytes(b"later")
+    left = put_back(scene.site, scene.before, seen.changes)
+    # A hard link is one file: what was written to the one name was written to both.
+    assert {one.path.removeprefix(b"plugins/one/") for one in left} == {b"README.md", b"README.too", b"new", b"link"}
+    assert {one.why for one in left} == {"somebody changed it since"}
+    assert (scene.source / "plugins/one/skills/a/SKILL.md").read_bytes() == b"a skill"
+    for name in ("README.md", "new", "link"):
+        assert (scene.source / "plugins/one" / name).read_bytes() == b"later"
+
+
+def test_putting_back_twice_is_putting_back_once(scene: Scene) -> None:
+    shutil.rmtree(scene.source / "plugins/two")
+    seen = look(scene.site, scene.record, scene.before, failed=True)
+    assert put_back(scene.site, scene.before, seen.changes) == ()
+    assert put_back(scene.site, scene.before, seen.changes) == ()
+    scene.is_back()
+
+
+def test_only_what_failed_or_left_its_plugins_is_rejected(scene: Scene) -> None:
+    inside, outside = scene.source / "plugins/one/new", scene.source / "plugins/onerous"
+    inside.write_bytes(b"x")
+    seen = look(scene.site, scene.record, scene.before, failed=False)
+    assert (seen.rejected, seen.changed, seen.outside) == (False, [b"plugins/one/new"], ())
+    assert scene.site.repo.latest() == find_snapshot(scene.site, seen.snapshot)
+    outside.write_bytes(b"x")
+    worse = look(scene.site, scene.record, scene.before, failed=False)
+    assert (worse.rejected, worse.outside) == (True, (b"plugins/onerous",))
+    assert scene.site.repo.latest() == find_snapshot(scene.site, seen.snapshot)
+    assert look(scene.site, structs.replace(scene.record, plugins=(b"",)), scene.before, failed=False).outside == ()
+
+
+def test_what_changed_is_what_diff_says(scene: Scene) -> None:
+    (scene.source / "plugins/one/README.md").write_bytes(b"new")
+    (scene.source / "plugins/one/link").unlink()
+    (scene.source / "plugins/one/added").write_bytes(b"new")
+    seen = look(scene.site, scene.record, scene.before, failed=False)
+    found = diff(scene.site.repo, scene.before, scene.site.repo.load(find_snapshot(scene.site, seen.snapshot)))
+    assert sorted(seen.changed) == sorted([*found.added, *found.removed, *found.modified])
+    assert named(seen.changes) == seen.changed
+
+
+# Databases
+
+
+@contextmanager
+def database(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as opened:
+        opened.execute(f"PRAGMA journal_mode={mode}")
+        opened.execute("PRAGMA wal_autocheckpoint=0")
+        yield opened
+
+
+def rows(path: Path) -> list[Any]:
+    with closing(sqlite3.connect(path)) as opened:
+        assert opened.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return opened.execute("SELECT value FROM t ORDER BY value").fetchall()
+
+
+@pytest.fixture
+def with_database(tmp_path: Path) -> Iterator[Scene]:
+    guarded = Guarded(tmp_path / "home")
+    guarded.plugin("plugins/one")
+    with database(guarded.source / "plugins/one/data.db", "wal") as opened:
+        opened.execute("CREATE TABLE t (value)")
+        opened.execute("INSERT INTO t VALUES (1)")
+    yield Scene(guarded.root, guarded.site())
+    guarded.close()
+
+
+def killed_writer(path: Path) -> None:
+    """Leave a database with a log beside it, as one whose writer was killed."""
+    with tempfile.TemporaryDirectory() as aside, database(path, "wal") as opened:
+        opened.execute("INSERT INTO t VALUES (2)")
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copy(f"{path}{suffix}", Path(aside) / f"copy{suffix}")
+        opened.close()
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copy(Path(aside) / f"copy{suffix}", f"{path}{suffix}")
+
+
+def test_a_database_that_a_killed_command_left_is_put_back_without_its_log(with_database: Scene) -> None:
+    path = with_database.source / "plugins/one/data.db"
+    killed_writer(path)
+    assert Path(f"{path}-wal").stat().st_size > 0
+    assert with_database.undo() == ()
+    with_database.is_back()
+    assert rows(path) == [(1,)]
+
+
+_OTHER = """
+import json, sqlite3, sys
+opened = sqlite3.connect(sys.argv[1], isolation_level=None)
+opened.execute("PRAGMA journal_mode=wal")
+for line in sys.stdin:
+    print(json.dumps(opened.execute(line).fetchall()), flush=True)
+"""
+
+
+class Other:
+    """A process that has a database open: to be in this one would change who holds which locks."""
+
+    def __init__(self, path: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Callable[[str], Any]:
+        return self.ask
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def ask(self, statement: str) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(statement + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+def test_a_database_that_somebody_has_open_sees_what_is_put_back(with_database: Scene) -> None:
+    path = with_database.source / "plugins/one/data.db"
+    with Other(path) as other:
+        assert other("SELECT value FROM t") == [[1]]
+        with Other(path) as command:
+            command("INSERT INTO t VALUES (2)")
+        assert with_database.undo() == ()
+        assert other("SELECT value FROM t") == [[1]]
+        other("INSERT INTO t VALUES (3)")
+    assert rows(path) == [(1,), (3,)]
+
+
+def test_a_database_that_was_in_use_before_is_put_back(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path / "home")
+    guarded.plugin("plugins/one")
+    path = guarded.source / "plugins/one/data.db"
+    with Other(path) as other:
+        other("CREATE TABLE t (value)")
+        other("INSERT INTO t VALUES (1)")
+        scene = Scene(guarded.root, guarded.site())
+        assert unchanged(scene.site, scene.before)
+        assert scene.undo() == ()
+        assert scene.changed == []
+        other("INSERT INTO t VALUES (2)")
+        assert scene.undo() == ()
+        assert scene.changed == [b"plugins/one/data.db"]
+        assert other("SELECT value FROM t") == [[1]]
+    assert rows(path) == [(1,)]
+    guarded.close()
+
+
+# Whatever it is
+
+
+@settings(max_examples=40, deadline=None)
+@given(tree=trees(max_leaves=10), other=trees(max_leaves=10))
+def test_any_tree_comes_back_from_any_other(tree: Node, other: Node) -> None:
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRKIT_STATE_DIR", f"{directory}/state")
+        guarded = Guarded(Path(directory) / "home")
+        guarded.root.mkdir()
+        build(guarded.source, tree)
+        scene = Scene(guarded.root, guarded.site())
+        # In part of it the old tree stays, so that both meet.
+        build(guarded.root / "other", other)
+        for name in os.listdir(guarded.root / "other"):
+            place = os.path.join(guarded.source, name)
+            if os.path.isdir(place) and not os.path.islink(place):
+                shutil.rmtree(place)
+            elif os.path.lexists(place):
+                os.unlink(place)
+            os.rename(os.path.join(guarded.root / "other", name), place)
+        try:
+            assert scene.undo() == ()
+            scene.is_back(times=False)
+            assert unchanged(scene.site, scene.before)
+        finally:
+            guarded.close()
