@@ -14,8 +14,11 @@ from drkit.repo.index import Index
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
 
-_CACHED = POOL_TARGET + FRAME_MAX
-"""Enough to decode each frame once when a tree is read in order: what a frame holds lay this close together."""
+_CACHED = 2 * POOL_TARGET + FRAME_MAX
+"""Enough to decode each frame once when a tree is read in order: what a frame holds lay within the pool's size, and
+between two of its blobs may lie all that has waited with the first, and all that came with the last."""
+NODES_CACHED = FRAME_MAX
+"""Enough for who reads a manifest only: its segments lie in order, in frames of a quarter MiB."""
 
 
 class BlobLost(IntegrityError):
@@ -23,13 +26,14 @@ class BlobLost(IntegrityError):
 
 
 class FrameReader:
-    """Decoded frames of packs, the last of them kept. For one thread."""
+    """Decoded frames of packs, the last of them kept, each until all of it was read. For one thread."""
 
     def __init__(self, store: Store, limit: int = _CACHED) -> None:
         self._store = store
         self._limit = limit
         self._cache: OrderedDict[tuple[PackId, int, int], bytes] = OrderedDict()
         self._size = 0
+        self._unread: dict[tuple[PackId, int, int], int] = {}
 
     def frame(self, place: Place) -> bytes:
         """Return the plaintext of the frame at a place, or what could be salvaged of it.
@@ -47,21 +51,31 @@ class FrameReader:
         except FormatError:
             plain = frames.salvage(data)
         self._cache[key] = plain
+        self._unread[key] = len(plain)
         self._size += len(plain)
         while self._size > self._limit and len(self._cache) > 1:
-            self._size -= len(self._cache.popitem(last=False)[1])
+            self._drop(next(iter(self._cache)))
         return plain
 
     def piece(self, place: Place) -> bytes:
         """Return the bytes at a place, unchecked; fewer than its length where the frame is damaged."""
-        return self.frame(place)[place.offset : place.offset + place.length]
+        piece = self.frame(place)[place.offset : place.offset + place.length]
+        key = (place.pack, place.frame_offset, place.frame_length)
+        self._unread[key] -= len(piece)
+        if self._unread[key] <= 0:
+            self._drop(key)
+        return piece
+
+    def _drop(self, key: tuple[PackId, int, int]) -> None:
+        self._size -= len(self._cache.pop(key))
+        del self._unread[key]
 
 
 class BlobReader:
     """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help."""
 
-    def __init__(self, store: Store, index: Callable[[bool], Index]) -> None:
-        self._frames = FrameReader(store)
+    def __init__(self, store: Store, index: Callable[[bool], Index], limit: int = _CACHED) -> None:
+        self._frames = FrameReader(store, limit)
         self._index = index  # index(True) loads it anew
         self._reloaded = False
 
