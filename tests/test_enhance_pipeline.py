@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,20 @@ def test_what_a_person_deleted_comes_back_only_when_it_is_asked_for(market: Mark
     report = market.run(selection=Selection(plugins=(b"one",)))
     assert (report.statuses, report.model_calls) == ({"verified": 1}, 0)
     assert market.read("plugins/one/skills/one-use/SKILL.md") == skill("one-use")
+
+
+def test_what_was_written_to_a_copy_is_not_missed_here(market: Market, tmp_path: Path) -> None:
+    market.generator.says["one", "generate"] = [CallError("no such model", blame=Blame.RUN)]
+    assert market.run().statuses == {"parked": 3}
+    market.generator.says.clear()
+    here, copy = market.source, tmp_path / "copy"
+    shutil.copytree(here, copy)
+    market.source = copy
+    assert market.run().statuses == {"verified": 3}
+    market.source = here
+    report = market.run()
+    assert (report.statuses, report.reasons) == ({"verified": 3}, {})
+    assert market.read("plugins/two/skills/two-use/SKILL.md") == skill("two-use")
 
 
 def test_a_generator_that_breaks_fails_its_plugin_alone(market: Market) -> None:
