@@ -99,6 +99,7 @@ def journaled(guard: subprocess.Popen[str]) -> Process:
         (["sh", "-c", "kill -TERM $$"], Ended(143)),
         (["sh", "-c", "kill -KILL $$"], Ended(137)),
         (["no-such-command"], Ended(127, "No such file or directory")),
+        ([""], Ended(127, "No such file or directory")),
         (["/dev/null"], Ended(126, "Permission denied")),
     ],
 )

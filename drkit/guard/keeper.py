@@ -17,6 +17,7 @@ socket is closed at the other end, because drkit has died or lost its patience, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -221,6 +222,8 @@ def _become(command: list[bytes], gate: int, failure: int) -> NoReturn:
             os.execvp(command[0], command)  # noqa: S606  # a shell would read the words once more
         except OSError as error:
             os.write(failure, str(error.errno).encode())
+        except ValueError:  # a name that is empty
+            os.write(failure, str(errno.ENOENT).encode())
     raise SystemExit(127)
 
 
