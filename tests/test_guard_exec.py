@@ -458,6 +458,16 @@ def test_a_state_that_cannot_be_stored_is_not_undone_but_later(scene: Scene, mon
 # guard check
 
 
+def test_what_a_command_did_waits_for_the_repository_that_it_took_away(scene: Scene) -> None:
+    run = scene.exec(f"{WRECK} mv ../repo ../away")
+    assert run.code == 10
+    assert "bring it back" in run.error["hint"]
+    assert len(scene.journals()) == 1
+    (scene.home / "away").rename(scene.home / "repo")
+    scene.cli.ok("guard", "recover", "--source", "source")
+    scene.is_back()
+
+
 def test_an_edit_that_would_be_permitted(scene: Scene) -> None:
     for name in ("one", "plugins/one"):
         scene.cli.ok("backup", "source")
