@@ -244,4 +244,7 @@ class _Job:
         record = self._journal.read()
         assert isinstance(record, Command)
         self._journal.write(structs.replace(record, state="undo"))
-        return put_back(self._site, self._before, seen.changes)
+        left = put_back(self._site, self._before, seen.changes)
+        if self._site.repo.resolve("latest").id != self._ref.id:
+            take_snapshot(self._site)  # somebody backed up what was undone just now: `latest` must not be that
+        return left
