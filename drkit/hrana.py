@@ -119,7 +119,11 @@ class Hrana:
         self.requests += 1
         self._connection.request("POST", "/v3/pipeline", body, headers)
         response = self._connection.getresponse()
-        data = response.read(_ANSWER_MAX)
+        try:
+            data = response.read(_ANSWER_MAX)
+        except BaseException:
+            response.close()  # which the connection forgets where the answer said that it would be the last
+            raise
         if response.will_close:
             self.close()
         return response.status, data

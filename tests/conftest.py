@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.enhancing import no_stray_writes as no_stray_writes
-from tests.support.servers import servers as servers
+from tests.support.enhancing import no_stray_writes  # noqa: F401
+from tests.support.servers import servers  # noqa: F401
 
 METADATA = pytest.StashKey[str]()
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drkit.backup import BackupReport, recorder
-from drkit.backup.statcache import Stat
+from drkit.backup.cached import Stat
 from drkit.model import Entry
 from drkit.source.walk import PluginRules
 from tests.support.backups import (

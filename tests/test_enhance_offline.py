@@ -50,6 +50,13 @@ def test_the_description_says_what_and_when_in_the_third_person() -> None:
     assert planned.description.endswith("or when the user runs /slow-queries.")
 
 
+def test_numbers_of_headings_do_not_reach_the_description() -> None:
+    cases = "## Use Cases\n\n### 1. Query reviews\n\nRead the log.\n\n### 2. Index audits\n\nList the indexes.\n"
+    text = f"# Slow\n\nFinds slow queries in logs.\n\n{cases}\n## Process\n\n1. Read the log of slow queries.\n"
+    (planned,) = plan(material({"commands/slow.md": text})).skills
+    assert "query reviews or index audits" in planned.description
+
+
 def test_metadata_tells_the_sources_and_their_hashes() -> None:
     head = parse_frontmatter(skill(material(TEXTS)).encode()).mapping
     told = head["metadata"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from msgspec import structs
 
 from drkit.errors import BudgetExhausted, UsageError
 from enhance.generators.base import Blame, CallError
-from enhance.model import Material, Plan, Reply
+from enhance.model import Material, Plan, Reply, Usage
 from enhance.pipeline import Selection, run
 from tests.support.enhancing import Market, Scripted, assert_true, files, skill
 from tests.support.guarding import state_dir  # noqa: F401
@@ -159,6 +160,14 @@ def test_without_a_network_not_everybody_is_tried(market: Market) -> None:
     assert market.run().statuses == {"verified": 6}
 
 
+def test_what_calls_cost_is_told_and_recorded(market: Market) -> None:
+    market.generator.says["one", "plan"] = [Reply('["one-use"]', "stop", Usage(1000, 500))]
+    job = market.job(price=lambda usage: (usage.tokens_in + 2 * usage.tokens_out) / 1000)
+    report = run(job)
+    assert report.cost_usd == 2.0
+    assert sum(one.cost_usd for one in job.records.responses(report.run)) == 2.0
+
+
 def test_one_turn_of_repair(market: Market) -> None:
     bad = files("one-use", body="lorem ipsum " * 30)
     market.generator.says["one", "generate"] = [bad]
@@ -295,6 +304,20 @@ def test_what_a_person_deleted_comes_back_only_when_it_is_asked_for(market: Mark
     report = market.run(selection=Selection(plugins=(b"one",)))
     assert (report.statuses, report.model_calls) == ({"verified": 1}, 0)
     assert market.read("plugins/one/skills/one-use/SKILL.md") == skill("one-use")
+
+
+def test_what_was_written_to_a_copy_is_not_missed_here(market: Market, tmp_path: Path) -> None:
+    market.generator.says["one", "generate"] = [CallError("no such model", blame=Blame.RUN)]
+    assert market.run().statuses == {"parked": 3}
+    market.generator.says.clear()
+    here, copy = market.source, tmp_path / "copy"
+    shutil.copytree(here, copy)
+    market.source = copy
+    assert market.run().statuses == {"verified": 3}
+    market.source = here
+    report = market.run()
+    assert (report.statuses, report.reasons) == ({"verified": 3}, {})
+    assert market.read("plugins/two/skills/two-use/SKILL.md") == skill("two-use")
 
 
 def test_a_generator_that_breaks_fails_its_plugin_alone(market: Market) -> None:

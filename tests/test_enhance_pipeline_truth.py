@@ -241,8 +241,18 @@ def test_a_plan_is_no_way_round_the_rules(market: Market, tmp_path: Path) -> Non
         file.write_text(text)
         with pytest.raises(UsageError):
             apply_file(market.job(), str(file))
-    with pytest.raises(UsageError, match="is in the source"):
-        plan_out(market.job(), str(market.source / "plan.json"))
+
+
+def test_where_a_plan_cannot_be_written_is_told_before_any_call(market: Market, tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(market.source / "plugins/one/README.md")
+    for file in (market.source / "plan.json", link):
+        with pytest.raises(UsageError, match="is in the source"):
+            plan_out(market.job(), str(file))
+    for file in (tmp_path / "gone" / "plan.json", tmp_path):
+        with pytest.raises(UsageError, match="cannot be written"):
+            plan_out(market.job(), str(file))
+    assert market.generator.calls == []
 
 
 # Rollback

@@ -121,5 +121,5 @@ def test_a_time_to_finish_by() -> None:
         then = local + timedelta(minutes=minutes)
         assert parse_finish_by(f"{then:%H:%M}", NOW) == then + timedelta(days=days)
     for wrong in ("25:00", "soon", "07:61"):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match="no time to finish by"):
             parse_finish_by(wrong, NOW)

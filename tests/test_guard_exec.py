@@ -141,6 +141,20 @@ def test_what_ends_well_in_its_plugins_stays(scene: Scene) -> None:
     assert scene.journals() == []
 
 
+def test_latest_is_not_what_a_backup_saw_of_a_command_that_was_undone(scene: Scene) -> None:
+    drkit = f"{sys.executable} -P -c 'import sys; sys.path[:0] = [\"{ROOT}\"]; from drkit.cli.main import run; run()'"
+    run = scene.exec(f"rm -r plugins/two; {drkit} backup -q {scene.source}; exit 1")
+    assert (run.code, run.json["command_exit"]) == (30, 1)
+    rows = scene.cli.ok("snapshots", "--json").json["snapshots"]
+    assert [("rejected" in row["tags"], row["plugins"]) for row in rows] == [
+        (False, 2),
+        (False, 1),
+        (True, 1),
+        (False, 2),
+    ]
+    assert scene.cli.ok("plugins", "latest", "--json").json["plugins"][1]["name"] == "two"
+
+
 def test_a_wreck_is_put_back_and_kept(scene: Scene) -> None:
     run = scene.exec(WRECK)
     assert run.code == 30
@@ -456,6 +470,16 @@ def test_a_state_that_cannot_be_stored_is_not_undone_but_later(scene: Scene, mon
 
 
 # guard check
+
+
+def test_what_a_command_did_waits_for_the_repository_that_it_took_away(scene: Scene) -> None:
+    run = scene.exec(f"{WRECK} mv ../repo ../away")
+    assert run.code == 10
+    assert "bring it back" in run.error["hint"]
+    assert len(scene.journals()) == 1
+    (scene.home / "away").rename(scene.home / "repo")
+    scene.cli.ok("guard", "recover", "--source", "source")
+    scene.is_back()
 
 
 def test_an_edit_that_would_be_permitted(scene: Scene) -> None:

@@ -66,7 +66,9 @@ class TestEnter:
         assert recorded.snapshot == permit.snapshot
         assert recorded.bytes_added is not None
         assert site.inventory.witness(site.repo.config.repository_id, permit.snapshot) is not None
-        assert [plugin.path for plugin in site.inventory.plugins(permit.snapshot)] == [P, P + b"/inner", b"plugins/two"]
+        # A night takes hundreds of snapshots that differ in one plugin: their rows are left to a rebuild.
+        lacking = site.inventory.without_plugins(site.repo.config.repository_id)
+        assert [record.snapshot for record in lacking] == [permit.snapshot]
 
     @pytest.mark.parametrize("path", [b"plugins/none", b"plugins", b"one", b"plugins/one/skills", b"../source"])
     def test_what_is_no_plugin_gets_no_permit(self, guarded: Guarded, path: bytes) -> None:

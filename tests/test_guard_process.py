@@ -33,6 +33,17 @@ DAEMON = "setsid sh -c 'while :; do echo x >> $0; sleep 0.01; done' {file} >/dev
 FORGETFUL = "env -i setsid sh -c 'while :; do echo x >> $0; sleep 0.01; done' {file} >/dev/null 2>&1 & "
 STUBBORN = "setsid sh -c 'trap : TERM INT; while :; do echo x >> $0; sleep 0.01; done' {file} & "
 
+CHAIN = """
+import os, sys, time
+until = time.monotonic() + 20
+while time.monotonic() < until:
+    if os.fork():
+        os._exit(0)
+    with open(sys.argv[1], "a") as file:
+        file.write("x")
+"""
+"""Each process ends as soon as it has started the next one: to look at them all finds none."""
+
 
 def until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SOON
@@ -88,6 +99,7 @@ def journaled(guard: subprocess.Popen[str]) -> Process:
         (["sh", "-c", "kill -TERM $$"], Ended(143)),
         (["sh", "-c", "kill -KILL $$"], Ended(137)),
         (["no-such-command"], Ended(127, "No such file or directory")),
+        ([""], Ended(127, "No such file or directory")),
         (["/dev/null"], Ended(126, "Permission denied")),
     ],
 )
@@ -139,6 +151,13 @@ def test_nothing_is_left_when_the_command_has_ended(tmp_path: Path, kind: str) -
     file = tmp_path / "grows"
     script = kind.format(file=file) + f"while ! [ -s {file} ]; do sleep 0.01; done"
     assert plain("sh", "-c", script) == Ended(0)
+    assert not grows(file)
+
+
+def test_a_chain_of_processes_that_nobody_sees_is_ended(tmp_path: Path) -> None:
+    file = tmp_path / "grows"
+    start = f"env -i setsid {sys.executable} -I -S -c '{CHAIN}' {file} >/dev/null 2>&1 & "
+    assert plain("sh", "-c", start + f"while ! [ -s {file} ]; do sleep 0.01; done") == Ended(0)
     assert not grows(file)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tests.support.guarding import Guarded, content, state_dir
 from tests.support.trees import Node, build, snapshot_tree, trees
 
 __all__ = ["state_dir"]
+_NOBODY = 65534
 
 
 class Scene:
@@ -44,9 +46,9 @@ class Scene:
             "run", site.source, (b"plugins/one",), (b"true",), "", "", site.store_url, ignore=(".git/**", "**/cache/**")
         )
 
-    def undo(self) -> tuple[Left, ...]:
+    def undo(self, *, failed: bool = True) -> tuple[Left, ...]:
         """Store what is there, and put back what differs."""
-        seen = look(self.site, self.record, self.before, failed=True)
+        seen = look(self.site, self.record, self.before, failed=failed)
         self.rejected = seen.snapshot
         self.changed, self.outside = seen.changed, list(seen.outside)
         return put_back(self.site, self.before, seen.changes)
@@ -69,9 +71,9 @@ class Scene:
         return b"".join(cat(self.site.repo, snapshot, os.fsencode(path)))
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    guarded = Guarded(tmp_path / "home")
+def make(root: Path) -> Guarded:
+    """Make a source with two plugins and a file of its own."""
+    guarded = Guarded(root)
     for name in ("one", "two"):
         top = guarded.plugin(f"plugins/{name}", {"README.md": b"read me", "skills/a/SKILL.md": b"a skill"})
         (top / "link").symlink_to("README.md")
@@ -79,6 +81,12 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         os.link(top / "README.md", top / "README.too")
     (guarded.source / "marketplace.json").write_bytes(b"{}")
     guarded.age()
+    return guarded
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    guarded = make(tmp_path / "home")
     yield Scene(guarded.root, guarded.site())
     guarded.close()
 
@@ -121,6 +129,75 @@ def test_a_directory_that_became_a_link_is_not_followed(scene: Scene, tmp_path: 
     assert scene.undo() == ()
     scene.is_back()
     assert (elsewhere / "README.md").read_bytes() == b"theirs"
+
+
+@contextmanager
+def as_owner(top: Path) -> Iterator[None]:
+    """Be a user who may not read everything, and have all of `top` be his."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for directory, below, names in os.walk(top):
+        for name in (".", *below, *names):
+            os.chown(os.path.join(directory, name), _NOBODY, _NOBODY, follow_symlinks=False)
+    group = os.getegid()
+    os.setegid(_NOBODY)
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_what_its_owner_may_not_read_any_more_is_kept_and_put_back(failed: bool) -> None:
+    with tempfile.TemporaryDirectory() as home:  # below no directory that is another user's alone
+        root = Path(home)
+        guarded = make(root / "home")
+        scene = Scene(guarded.root, guarded.site())
+        with as_owner(root):
+            scene.was = snapshot_tree(scene.source)
+            one, two = scene.source / "plugins/one", scene.source / "plugins/two"
+            (two / "skills/a/SKILL.md").write_bytes(b"overwritten")
+            for path in (two / "skills/a/SKILL.md", two / "skills", one / "README.md"):
+                path.chmod(0)
+            (scene.source / "new").mkdir()
+            (scene.source / "new/file").write_bytes(b"hidden")
+            (scene.source / "new/file").chmod(0)
+            (scene.source / "new").chmod(0)
+            assert scene.undo(failed=failed) == ()
+        scene.is_back()
+        assert scene.kept("plugins/two/skills/a/SKILL.md") == b"overwritten"
+        assert scene.kept("new/file") == b"hidden"
+        assert scene.outside == [b"new/file", b"plugins/two/skills/a/SKILL.md"]
+        guarded.close()
+
+
+def test_a_new_file_that_nobody_may_read_does_not_stay_unseen() -> None:
+    with tempfile.TemporaryDirectory() as home:
+        root = Path(home)
+        guarded = make(root / "home")
+        scene = Scene(guarded.root, guarded.site())
+        with as_owner(root):
+            for path in ("plugins/one/new", "plugins/two/new"):
+                (scene.source / path).touch(mode=0)
+            seen = look(scene.site, scene.record, scene.before, failed=False, keep=True)
+            assert (seen.rejected, seen.outside) == (True, (b"plugins/two/new",))
+            assert (scene.source / "plugins/two/new").stat().st_mode & 0o777 == 0, "with `keep` nothing is touched"
+            (scene.source / "plugins/two/new").unlink()
+            assert not look(scene.site, scene.record, scene.before, failed=False).rejected
+        guarded.close()
+
+
+@pytest.mark.parametrize("place", ["marketplace.json", "plugins/two"])
+def test_a_socket_gives_way_to_what_was_there(scene: Scene, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scene.source)  # the name of a socket is short
+    shutil.rmtree(place) if os.path.isdir(place) else os.unlink(place)
+    with closing(socket.socket(socket.AF_UNIX)) as listening:
+        listening.bind(place)
+        assert scene.undo() == ()
+    scene.is_back()
 
 
 @pytest.mark.parametrize("gone", [True, False])

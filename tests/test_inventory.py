@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from drkit.backup import record_snapshot
 from drkit.errors import DrkitError, IntegrityError, StoreError, UsageError
 from drkit.inventory import Inventory, queries
 from drkit.inventory.engine import Engine, clean
 from drkit.inventory.schema import MIGRATIONS
 from drkit.inventory.tables import TABLES
+from tests.support.backups import MARKER, Bench
 from tests.support.recording import REPO, STORE, content, drill, opened, record_backup, record_verification, snapshot
 
 ROOT = Path(__file__).parent.parent
@@ -310,3 +312,29 @@ def test_open_names_the_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="directory cannot be made"):
         Inventory.open(str(tmp_path / "file" / "inventory.db").encode(), now=lambda: pytest.fail("not reached"))
+
+
+def test_a_snapshot_recorded_without_its_plugins(tmp_path: Path) -> None:
+    """Their ids stay free, so that a rebuild can add them; until then status takes those of the snapshot before."""
+    bench = Bench(tmp_path)
+    bench.write(f"one/{MARKER}", b'{"name": "one"}')
+    bench.write("one/a", b"a")
+    repository = bench.open()
+    with opened(tmp_path / "inventory.db") as open_one:
+        snapshots = []
+        for plugins in (True, False, False):
+            bench.take()
+            ref = repository.snapshots()[-1]
+            record_snapshot(open_one, repository, ref, plugins=plugins, report=None)
+            snapshots.append(str(ref.id))
+        repo_id = repository.config.repository_id
+        newest = open_one.snapshots()[0]
+        assert newest.snapshot == snapshots[2]
+        assert [row.path for row in queries.recent_plugins(open_one.engine, newest)] == [b"one"]
+        lacking = open_one.without_plugins(repo_id)
+        assert {record.snapshot for record in lacking} == set(snapshots[1:])
+        for record in lacking:
+            open_one.add_plugins(record, repository.plugins(repository.load(repository.resolve(record.snapshot))))
+        assert open_one.without_plugins(repo_id) == []
+        assert [[row.path for row in open_one.plugins(snapshot)] for snapshot in snapshots] == [[b"one"]] * 3
+        assert open_one.check_audit() == []

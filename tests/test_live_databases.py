@@ -169,14 +169,14 @@ class TestLive:
     def test_the_last_to_leave_clears_the_log_away(self, place: Place) -> None:
         """Where the owner leaves while its database is read."""
         with writer(place.source / "a.db", "wal", "hold") as process:
-            busy = live._is_open
+            busy = live.is_open
 
             def then_leave(full: bytes) -> bool:
                 answer = busy(full)
                 process.communicate(b"stop", timeout=60)
                 return answer
 
-            with mock.patch.object(live, "_is_open", then_leave):
+            with mock.patch.object(live, "is_open", then_leave):
                 assert not place.back_up().warnings
         assert sorted(os.listdir(place.source)) == ["README.md", "a.db"]
         assert numbers(place.restore() / "a.db")[-1] >= 49

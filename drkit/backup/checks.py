@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from drkit.errors import UsageError
+from drkit.errors import RepositoryNotFound, UsageError
 from drkit.model import show_path
 from drkit.repo import Repository
 from drkit.source.globs import Globs
@@ -38,7 +38,13 @@ def check_source(repo: Repository, source: bytes, excludes: Globs) -> tuple[int,
         inside = location[len(source.rstrip(b"/")) + 1 :]
         if not excludes.match(inside):
             raise nested(inside)
-    status = os.stat(location)
+    try:
+        status = os.stat(location)
+    except FileNotFoundError:
+        raise RepositoryNotFound(
+            f"the repository is not in {show_path(location)} any more",
+            hint="bring it back to where it was, then run the command again",
+        ) from None
     return status.st_dev, status.st_ino
 
 

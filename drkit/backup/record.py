@@ -14,11 +14,13 @@ def record_snapshot(
     ref: SnapshotRef,
     *,
     look_for_packs: bool = False,
+    plugins: bool = True,
     report: BackupReport | None = None,
 ) -> None:
     """Record a snapshot: as it was made, with its report, or as it was found in the repository, without.
 
-    `look_for_packs` also records the packs that the store has since the last time.
+    `look_for_packs` also records the packs that the store has since the last time; without `plugins` their rows are
+    left to the next rebuild.
     """
     snap = repository.load(ref)
     store_url, repo_id = repository.store.url, repository.config.repository_id
@@ -35,7 +37,7 @@ def record_snapshot(
         snapshot_id=ref.id,
         name=ref.name,
         snapshot=snap,
-        plugins=repository.plugins(snap),
+        plugins=repository.plugins(snap) if plugins else None,
         packs=packs,
         bytes_added=report.bytes_added if report else None,
         packs_added=report.packs if report else None,

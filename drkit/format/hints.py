@@ -13,6 +13,8 @@ from drkit.model import PackId, Place
 SELF = PackId(bytes(32))
 """Stands for the pack in which the hints lie, whose id is not known before it is closed."""
 
+HEAD = 8
+"""So many bytes tell how long hints are."""
 _MASK = 0xFFFFFFFF
 
 
@@ -75,12 +77,17 @@ def decode(data: bytes, own: PackId) -> list[Place | None]:
     return places
 
 
+def size(head: bytes) -> int:
+    """Return how long the hints are that begin with these `HEAD` bytes. FormatError if there are fewer bytes."""
+    if len(head) < HEAD:
+        raise FormatError("a frame ends before its hints")
+    packs, rows = struct.unpack_from("<II", head)
+    return int(HEAD + 32 * packs + 20 * rows)
+
+
 def decode_after(plain: bytes, start: int, own: PackId) -> list[Place | None]:
     """Return the places of the hints that begin at `start` of a frame. FormatError if there are none."""
-    if len(plain) < start + 8:
-        raise FormatError("a frame ends before its hints")
-    packs, rows = struct.unpack_from("<II", plain, start)
-    return decode(plain[start : start + 8 + 32 * packs + 20 * rows], own)
+    return decode(plain[start : start + size(plain[start : start + HEAD])], own)
 
 
 def _expected(previous: Place | None, pack: PackId, frame_offset: int) -> int:

@@ -145,7 +145,7 @@ class _Job:
     def _interrupted(self) -> None:
         """Put everything back. If that fails, too, the journal stays: the next command on this source goes on."""
         try:
-            seen = look(self._site, self._record, self._before, failed=True)
+            seen = look(self._site, self._record, self._before, failed=True, keep=self._task.keep_on_failure)
             left = () if self._task.keep_on_failure else self._put_back(seen)
         except BaseException:
             self._journal.close()
@@ -209,8 +209,9 @@ class _Job:
 
     def _judge(self, command: Ended, validation: Ended | None) -> ExecReport:
         failed = command.code != 0 or (validation is not None and validation.code != 0)
-        seen = look(self._site, self._record, self._before, failed=failed)
-        back = seen.rejected and not self._task.keep_on_failure
+        keep = self._task.keep_on_failure
+        seen = look(self._site, self._record, self._before, failed=failed, keep=keep)
+        back = seen.rejected and not keep
         left = self._put_back(seen) if back else ()
         return ExecReport(
             passed=not seen.rejected,
@@ -243,4 +244,7 @@ class _Job:
         record = self._journal.read()
         assert isinstance(record, Command)
         self._journal.write(structs.replace(record, state="undo"))
-        return put_back(self._site, self._before, seen.changes)
+        left = put_back(self._site, self._before, seen.changes)
+        if self._site.repo.resolve("latest").id != self._ref.id:
+            take_snapshot(self._site)  # somebody backed up what was undone just now: `latest` must not be that
+        return left

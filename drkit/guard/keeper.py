@@ -17,6 +17,7 @@ socket is closed at the other end, because drkit has died or lost its patience, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -150,13 +151,15 @@ class _Keeper:
         while True:
             late = self._hurry or time.monotonic() >= kill_at
             alive = self._alive()
-            if not alive or time.monotonic() >= kill_at + _KILL_FOR_S:
+            if (not alive and _is_childless()) or time.monotonic() >= kill_at + _KILL_FOR_S:
                 return alive
             for pid in alive:
                 if late or pid not in asked:
                     asked.add(pid)
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+            if late:
+                self._kill_children()
             self._listen(_LOOK_EVERY_S)
 
     def _alive(self) -> list[int]:
@@ -173,11 +176,37 @@ class _Keeper:
                     os.waitpid(pid, os.WNOHANG)
         return sorted(pid for pid in ours if table[pid].alive)
 
+    def _kill_children(self) -> None:
+        """Kill what is this process's own child, again and again for a moment, and bury it.
+
+        What ends as soon as it has started its successor is gone before a look at all processes comes to it.
+        """
+        until = time.monotonic() + _LOOK_EVERY_S
+        with contextlib.suppress(OSError), open("/proc/thread-self/children", "rb", buffering=0) as file:
+            while time.monotonic() < until:
+                for pid in map(int, os.pread(file.fileno(), 1 << 20, 0).split()):
+                    if pid != self.pid:
+                        with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
+                            os.kill(pid, signal.SIGKILL)
+                            os.waitpid(pid, os.WNOHANG)
+
     def _say(self, line: str) -> None:
         try:
             self._control.sendall(line.encode() + b"\n")
         except OSError:
             self._hurry = True
+
+
+def _is_childless() -> bool:
+    """Whether this process has no living child. The system tells that of one moment, as no look at all processes does.
+
+    What a process leaves when it ends is this one's from that moment on: so without a child there is no descendant.
+    """
+    try:
+        os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)  # not WEXITED: the dead do not count
+    except ChildProcessError:
+        return True
+    return False
 
 
 def _become(command: list[bytes], gate: int, failure: int) -> NoReturn:
@@ -193,6 +222,8 @@ def _become(command: list[bytes], gate: int, failure: int) -> NoReturn:
             os.execvp(command[0], command)  # noqa: S606  # a shell would read the words once more
         except OSError as error:
             os.write(failure, str(error.errno).encode())
+        except ValueError:  # a name that is empty
+            os.write(failure, str(errno.ENOENT).encode())
     raise SystemExit(127)
 
 

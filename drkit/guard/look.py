@@ -9,11 +9,12 @@ from msgspec import Struct, structs
 
 from drkit.backup import backup
 from drkit.errors import IntegrityError, StoreError
+from drkit.guard.closed import closed
 from drkit.guard.compare import in_use_paths
 from drkit.guard.journal import Command
 from drkit.guard.site import Site
 from drkit.guard.snapshot import take_snapshot
-from drkit.model import Entry, Snapshot, show_path
+from drkit.model import Entry, Snapshot, show_path, sort_key
 from drkit.progress import NullProgress
 from drkit.query.diff import Change, compare
 from drkit.query.walk import walk
@@ -60,18 +61,24 @@ def unchanged(site: Site, before: Snapshot) -> bool:
     return report.tree_sha256 == before.tree_sha256
 
 
-def look(site: Site, record: Command, before: Snapshot, *, failed: bool) -> Seen:
+def look(site: Site, record: Command, before: Snapshot, *, failed: bool, keep: bool = False) -> Seen:
     """Store the source as it is now, and compare it with `before`.
 
-    The snapshot is tagged `rejected` if the command has failed, or if anything outside of its plugins differs.
+    The snapshot is tagged `rejected` if the command has failed, or if anything outside of its plugins differs. What
+    cannot be read then, which all could be before, is opened to its owner, so that it can be stored and put back;
+    not with `keep`, which says that nothing will be.
     """
     ignore, spare = Globs(record.ignore), in_use_paths(site).union(record.spare)
     changes: list[Change] = []
     outside: list[bytes] = []
+    shut: list[bytes] = []
+
+    def ignored(path: bytes) -> bool:
+        return path in spare or ignore.match(path)
 
     def counts(change: Change) -> bool:
         path = change.path
-        if path in spare or ignore.match(path):
+        if ignored(path):
             return False
         # A directory of which all content is ignored is the content's own affair.
         return is_leaf(change.old) or is_leaf(change.new) or not ignore.match(path + b"/")
@@ -79,6 +86,10 @@ def look(site: Site, record: Command, before: Snapshot, *, failed: bool) -> Seen
     def judge(taken: Snapshot) -> Sequence[str]:
         changes.extend(filter(counts, compare(site.repo, before, taken)))
         outside.extend(named([one for one in changes if not _inside(one.path, record.plugins)]))
+        if taken.skipped:  # none was before, or nothing would have been run
+            shut.extend(closed(site, ignored))
+            outside.extend({path for path in shut if not _inside(path, record.plugins)}.difference(outside))
+            outside.sort(key=sort_key)
         return (REJECTED,) if failed or outside else ()
 
     if _is_gone(site.source):
@@ -86,7 +97,11 @@ def look(site: Site, record: Command, before: Snapshot, *, failed: bool) -> Seen
         outside.extend(named([one for one in changes if not _inside(one.path, record.plugins)]))
         return Seen("", True, tuple(changes), tuple(outside))
     report = take_snapshot(site, judge=judge)
-    return Seen(report.snapshot, failed or bool(outside), tuple(changes), tuple(outside))
+    rejected = failed or bool(outside)
+    if rejected and shut and not keep and closed(site, ignored, opening=True):
+        again = look(site, record, before, failed=True, keep=True)
+        return structs.replace(again, outside=again.outside or tuple(outside))
+    return Seen(report.snapshot, rejected, tuple(changes), tuple(outside))
 
 
 def _inside(path: bytes, plugins: Sequence[bytes]) -> bool:

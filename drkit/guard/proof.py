@@ -6,8 +6,17 @@ import os
 import tempfile
 from datetime import datetime
 
-from drkit.errors import GuardRefused, IntegrityError, ObjectNotFound, RestoreMismatch, StoreCorrupt
+from drkit.errors import (
+    GuardRefused,
+    IntegrityError,
+    ObjectNotFound,
+    RestoreMismatch,
+    StoreCorrupt,
+    StoreError,
+    UsageError,
+)
 from drkit.guard.site import Policy, Site
+from drkit.guard.snapshot import find_snapshot
 from drkit.model import Level, PluginRow, show_path
 from drkit.progress import NullProgress
 from drkit.repo import SnapshotRef
@@ -55,8 +64,12 @@ def _proved_lately(site: Site, policy: Policy, row: PluginRow) -> bool:
     proof = site.inventory.last_proof(site.repo.config.repository_id, site.repo.store.url, row.raw_path)
     if proof is None or (site.now() - datetime.fromisoformat(proof.at)).total_seconds() > policy.max_age_s:
         return False
-    known = {plugin.path: plugin.tree_sha256 for plugin in site.inventory.plugins(proof.snapshot)}
-    return known.get(row.raw_path) == row.tree_sha256
+    try:
+        proved = site.repo.load(find_snapshot(site, proof.snapshot))
+        known = site.repo.plugin(proved, os.fsdecode(row.raw_path) or ".")
+    except (GuardRefused, UsageError, IntegrityError, StoreError):
+        return False  # forgotten or damaged since
+    return (known.raw_path, known.tree_sha256) == (row.raw_path, row.tree_sha256)
 
 
 def bring_back(site: Site, ref: SnapshotRef, row: PluginRow) -> RestoreReport:

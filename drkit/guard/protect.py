@@ -66,7 +66,7 @@ def protect(
 def _enter(
     plugin: bytes, site: Site, policy: Policy, tags: tuple[str, ...], root_fd: int, excludes: Globs
 ) -> tuple[EditPermit, Staging, Tree]:
-    report, ref = take(site, tags)
+    report, ref = take(site, tags, plugins=False)
     try:
         row = site.repo.plugin(site.repo.load(ref), os.fsdecode(plugin) or ".")
     except UsageError as error:

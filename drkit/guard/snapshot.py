@@ -26,9 +26,16 @@ def take_snapshot(
 
 
 def take(
-    site: Site, tags: tuple[str, ...], judge: Callable[[Snapshot], Sequence[str]] | None = None
+    site: Site,
+    tags: tuple[str, ...],
+    judge: Callable[[Snapshot], Sequence[str]] | None = None,
+    *,
+    plugins: bool = True,
 ) -> tuple[BackupReport, SnapshotRef]:
-    """Take a snapshot as `take_snapshot` does; return also where it is."""
+    """Take a snapshot as `take_snapshot` does; return also where it is.
+
+    Without `plugins` the inventory gets no rows of them: for one of the many of a night, which differ in one plugin.
+    """
     report = backup(
         site.repo,
         site.source,
@@ -40,7 +47,7 @@ def take(
         judge=judge,
     )
     ref = find_snapshot(site, report.snapshot)
-    record_snapshot(site.inventory, site.repo, ref, look_for_packs=report.packs > 0, report=report)
+    record_snapshot(site.inventory, site.repo, ref, look_for_packs=report.packs > 0, plugins=plugins, report=report)
     return report, ref
 
 

@@ -233,6 +233,9 @@ class _Putter:
                 self._leave(path, "its directory is not there")
                 return
             state = state_of(self._root, path)
+            if state is not None and state.type == "s":  # no snapshot has it: it is nothing without who listens there
+                os.unlink(name, dir_fd=fd)
+                state = None
             live = old.live or (new is not None and new.live)
             if state is not None and not live and _same(state, old):
                 return

@@ -220,11 +220,16 @@ class Enhancements:
         told = {"run": run, "plugin": _text(plugin_path), "files": len(rows)}
         self._record("enhance-proposal", told, {"proposals": rows}, repo_id, at)
 
-    def proposal(self, plugin_path: bytes, path: bytes, *, repo_id: str, source: bytes) -> bytes | None:
-        """Return the newest proposal for a file (relative to the plugin) that was recorded."""
+    def proposal(
+        self, plugin_path: bytes, path: bytes, *, repo_id: str, source: bytes, elsewhere: bool = True
+    ) -> bytes | None:
+        """Return the newest proposal for a file (relative to the plugin) that was recorded.
+
+        With `elsewhere` false only one for this very source.
+        """
         sql = """SELECT content FROM proposals WHERE repository = ? AND plugin_path = ? AND path = ?
-            ORDER BY source = ? DESC, at DESC, inventory DESC, id DESC LIMIT 1"""
-        rows = self.inventory.engine.execute(sql, (repo_id, plugin_path, path, source))
+            AND (source = ?4 OR ?5) ORDER BY source = ?4 DESC, at DESC, inventory DESC, id DESC LIMIT 1"""
+        rows = self.inventory.engine.execute(sql, (repo_id, plugin_path, path, source, elsewhere))
         return rows[0][0] if rows else None
 
     def store_written(self, *, run: str, repo_id: str, plugin_path: bytes, files: Mapping[bytes, str]) -> None:

@@ -7,9 +7,9 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -100,7 +100,7 @@ class Inventory:
         snapshot_id: str,
         name: str,
         snapshot: Snapshot,
-        plugins: Iterable[PluginRow],
+        plugins: Iterable[PluginRow] | None,
         packs: Iterable[tuple[PackId, int]],
         bytes_added: int | None = None,
         packs_added: int | None = None,
@@ -111,7 +111,7 @@ class Inventory:
         """Record a snapshot, its plugins, and the packs (id and size) that are new in the store since the last one.
 
         The last five come from a backup that was just made. Without `bytes_added` the row tells of a snapshot that
-        was found, and is no witness.
+        was found, and is no witness. `plugins` may be None for one of many snapshots in a row: a rebuild adds them.
         """
         at = self.stamp()
         new = [(pack.hex(), size) for pack, size in packs]
@@ -133,12 +133,14 @@ class Inventory:
         rows: Rows = {
             "snapshots": [root],
             # Directly after their snapshot: `add_plugins` counts on it.
-            "plugins": [_plugin_values(repo_id, snapshot_id, row) for row in plugins],
+            "plugins": [_plugin_values(repo_id, snapshot_id, row) for row in plugins or ()],
             "packs": [(repo_id, pack, size, snapshot_id) for pack, size in new],
             "copies": [(at, repo_id, pack, store_url) for pack, _ in new],
         }
         detail = {"snapshot": snapshot_id, "tree_sha256": snapshot.tree_sha256, "store": store_url}
-        self.record("backup" if bytes_added is not None else "found", detail, rows, repo_id=repo_id, at=at)
+        event = "backup" if bytes_added is not None else "found"
+        reserve = {"plugins": snapshot.plugins} if plugins is None else {}
+        self.record(event, detail, rows, repo_id=repo_id, at=at, reserve=reserve)
 
     def record_verification(
         self,
@@ -205,11 +207,21 @@ class Inventory:
         detail = {"snapshot": drill.snapshot, "passed": drill.passed, "reason": drill.reason, "store": drill.store}
         self.record("drill", detail, {"drills": [row]}, repo_id=drill.repository, at=at)
 
-    def record(self, event: str, detail: dict[str, Any], rows: Rows, *, repo_id: str, at: str = "") -> int:
+    def record(
+        self,
+        event: str,
+        detail: dict[str, Any],
+        rows: Rows,
+        *,
+        repo_id: str,
+        at: str = "",
+        reserve: Mapping[str, int] = MappingProxyType({}),
+    ) -> int:
         """Record rows, the audit's link that tells of them, and their place in the outbox, in one transaction.
 
         A row of a mutable table that is there is updated in place; None leaves its column as it was. Return the id
-        of the first row, which is the new version of a row that was updated.
+        of the first row, which is the new version of a row that was updated. `reserve` keeps ids free for rows of a
+        table that may be added later.
         """
         at = at or self.stamp()
         text = msgspec.json.encode(detail).decode()
@@ -221,7 +233,7 @@ class Inventory:
                     (self.id, row_id, *((row_id,) if table.mutable else ()), *row)
                     for row_id, row in enumerate(values, next_id)
                 ]
-                next_id += len(keyed)
+                next_id += len(keyed) + reserve.get(name, 0)
                 self.insert(name, keyed, table.in_place)
             link = audit.next_link(self.engine, self.id, next_id, at, event, text)
             self.insert("audit", [msgspec.structs.astuple(link)])

@@ -36,6 +36,9 @@ NEWEST_OF_SOURCE = f"""{_SNAPSHOTS} WHERE repository = ? AND host = ? AND source
     AND NOT EXISTS (SELECT 1 FROM json_each(tags) WHERE value = 'rejected') ORDER BY time DESC LIMIT 1"""
 PLUGINS = """SELECT repository, snapshot, path, name, version_text, files, bytes, tree_sha256 FROM plugins
     WHERE snapshot = ? ORDER BY path"""
+WITH_PLUGINS = """SELECT s.snapshot FROM snapshots AS s WHERE s.repository = ? AND s.host = ? AND s.source = ?
+    AND s.time <= ? AND EXISTS (SELECT 1 FROM plugins AS p WHERE p.inventory = s.inventory AND p.id = s.id + 1)
+    ORDER BY s.time DESC LIMIT 1"""
 VERIFICATIONS = f"{_VERIFICATIONS} ORDER BY at DESC LIMIT ?"
 LAST_VERIFICATION = f"""{_VERIFICATIONS} WHERE repository = ? AND store = ? AND level = ? AND ok = 1
     ORDER BY at DESC LIMIT 1"""
@@ -53,7 +56,7 @@ WITNESS_AT = """SELECT snapshot, name, tree_sha256 FROM snapshots WHERE time = ?
     AND bytes_added IS NOT NULL LIMIT 1"""
 
 STATUS = (
-    *(NEWEST_SNAPSHOTS, SOURCES, NEWEST_OF_SOURCE, PLUGINS, LAST_VERIFICATION, VERIFIED, RESTORED),
+    *(NEWEST_SNAPSHOTS, SOURCES, NEWEST_OF_SOURCE, PLUGINS, WITH_PLUGINS, LAST_VERIFICATION, VERIFIED, RESTORED),
     *(DRILLS, LAST_DRILL, DRILLED, WITNESS, WITNESS_AT),
 )
 
@@ -72,6 +75,15 @@ def newest_by_source(engine: Engine) -> list[SnapshotRecord]:
 def plugins(engine: Engine, snapshot_id: str) -> list[PluginRecord]:
     """Return a snapshot's plugins."""
     return [PluginRecord(*row) for row in engine.execute(PLUGINS, (snapshot_id,))]
+
+
+def recent_plugins(engine: Engine, record: SnapshotRecord) -> list[PluginRecord]:
+    """Return a snapshot's plugins, or where they were not recorded those of the newest before it where they were."""
+    source = (record.repository, record.host, record.source, record.time)
+    found = plugins(engine, record.snapshot)
+    if found or not record.plugins:
+        return found
+    return [one for (snapshot,) in engine.execute(WITH_PLUGINS, source) for one in plugins(engine, snapshot)]
 
 
 def verifications(engine: Engine, limit: int) -> list[VerificationRecord]:

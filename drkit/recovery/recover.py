@@ -40,7 +40,7 @@ from typing import Any
 MAX_FRAME = 8 << 20  # plaintext and window of a frame
 MAX_TABLE = 64 << 20  # plaintext of a blob table or an index object
 MAX_JSON = 1 << 20  # a line of the manifest, a snapshot, the settings
-CACHE = 64 << 20  # bytes of decoded frames that are kept
+CACHE = 80 << 20  # bytes of decoded frames that are kept
 PIECE = 512  # bytes that are decoded at a time, and that can become 16 MiB at most
 HOLE = bytes(64 << 10)  # as many zeros become a hole in the file
 HINTS = 3  # the kind of blob that has no id; not needed here

@@ -8,51 +8,107 @@ from collections.abc import Callable, Iterator, Mapping
 
 from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format import frames, hints
-from drkit.format.limits import FRAME_MAX, POOL_TARGET
+from drkit.format.limits import FRAME_MAX, KIB, POOL_TARGET
 from drkit.model import Entry, PackId, Place
 from drkit.repo.index import Index
 from drkit.repo.names import pack_name
 from drkit.store.base import Store
 from drkit.store.cache import CachedStore
 
-_CACHED = POOL_TARGET + FRAME_MAX
-"""Enough to decode each frame once when a tree is read in order: what a frame holds lay this close together."""
+_CACHED = 2 * POOL_TARGET + FRAME_MAX
+"""Enough to decode each frame once when a tree is read in order: what a frame holds lay within the pool's size, and
+between two of its blobs may lie all that has waited with the first, and all that came with the last."""
+_SLICE = 64 * KIB
+NODES_CACHED = FRAME_MAX
+"""Enough for who reads a manifest only: its segments lie in order, in frames of a quarter MiB."""
 
 
 class BlobLost(IntegrityError):
     """No place that is known holds the blob's bytes any more."""
 
 
+class _Frame:
+    """A decoded frame in slices, each kept until all of it was read once."""
+
+    def __init__(self, plain: bytes) -> None:
+        self._slices: list[bytes | None] = [plain[at : at + _SLICE] for at in range(0, len(plain), _SLICE)]
+        self._unread = [len(one) for one in self._slices if one is not None]
+        self._end = len(plain)
+        self.size = len(plain)
+        """How much of it is still here."""
+
+    def cut(self, start: int, end: int) -> bytes | None:
+        """Return the bytes from `start` to before `end`, fewer where the frame ends; None if some are gone."""
+        first, last = start // _SLICE, (min(end, self._end) - 1) // _SLICE
+        parts = self._slices[first : last + 1]
+        if None in parts:
+            return None
+        whole = parts[0] if len(parts) == 1 else b"".join([part for part in parts if part is not None])
+        return whole[start - first * _SLICE : end - first * _SLICE] if whole else b""
+
+    def used(self, start: int, end: int) -> None:
+        """Take note that these bytes were read."""
+        for number in range(start // _SLICE, (min(end, self._end) - 1) // _SLICE + 1):
+            at = number * _SLICE
+            self._unread[number] -= min(end, at + _SLICE) - max(start, at)
+            one = self._slices[number]
+            if self._unread[number] <= 0 and one is not None:
+                self.size -= len(one)
+                self._slices[number] = None
+
+
 class FrameReader:
-    """Decoded frames of packs, the last of them kept. For one thread."""
+    """Decoded frames of packs, the last of them kept, each as far as it was not read yet. For one thread."""
 
     def __init__(self, store: Store, limit: int = _CACHED) -> None:
         self._store = store
         self._limit = limit
-        self._cache: OrderedDict[tuple[PackId, int, int], bytes] = OrderedDict()
+        self._cache: OrderedDict[tuple[PackId, int, int], _Frame] = OrderedDict()
         self._size = 0
         self._doubted: set[tuple[PackId, int, int]] = set()
 
-    def frame(self, place: Place) -> bytes:
-        """Return the plaintext of the frame at a place, or what could be salvaged of it.
+    def piece(self, place: Place) -> bytes:
+        """Return the bytes at a place, unchecked; fewer than its length where the frame is damaged.
 
         ObjectNotFound if the pack is gone, StoreCorrupt if it is too short.
         """
+        return self._read(place, place.offset, place.offset + place.length)
+
+    def behind(self, place: Place, start: int, end: int) -> bytes:
+        """Return what lies in the same frame from `start` to before `end`, counted from the place's own end."""
+        base = place.offset + place.length
+        return self._read(place, base + start, base + end)
+
+    def _read(self, place: Place, start: int, end: int) -> bytes:
         key = (place.pack, place.frame_offset, place.frame_length)  # a wrong hint must not spoil a right place
-        plain = self._cache.get(key)
-        if plain is not None:
+        frame = self._cache.get(key)
+        data = frame.cut(start, end) if frame is not None else None
+        if frame is None or data is None:
+            frame = self._decode(key)
+            data = frame.cut(start, end) or b""
+        else:
             self._cache.move_to_end(key)
-            return plain
-        data = self._store.get_range(pack_name(place.pack), place.frame_offset, place.frame_length)
+        before = frame.size
+        frame.used(start, end)
+        self._size -= before - frame.size
+        if before and not frame.size:  # one that gave nothing at all stays, so that it is not tried again
+            del self._cache[key]
+        return data
+
+    def _decode(self, key: tuple[PackId, int, int]) -> _Frame:
+        if old := self._cache.pop(key, None):
+            self._size -= old.size
+        pack, offset, length = key
+        data = self._store.get_range(pack_name(pack), offset, length)
         try:
             plain = frames.decode(data)
         except FormatError:
             plain = frames.salvage(data)
-        self._cache[key] = plain
-        self._size += len(plain)
+        frame = self._cache[key] = _Frame(plain)
+        self._size += frame.size
         while self._size > self._limit and len(self._cache) > 1:
-            self._size -= len(self._cache.popitem(last=False)[1])
-        return plain
+            self._size -= self._cache.popitem(last=False)[1].size
+        return frame
 
     def forget(self, place: Place) -> bool:
         """Drop what is kept of a frame that turned out to be wrong; return whether to read it again may help: once."""
@@ -60,23 +116,24 @@ class FrameReader:
         if self._store.directory is not None or key in self._doubted:
             return False
         self._doubted.add(key)
-        self._size -= len(self._cache.pop(key, b""))
+        if (frame := self._cache.pop(key, None)) is not None:
+            self._size -= frame.size
         if isinstance(self._store, CachedStore):
             self._store.forget(pack_name(place.pack), place.frame_offset, place.frame_length)
         return True
-
-    def piece(self, place: Place) -> bytes:
-        """Return the bytes at a place, unchecked; fewer than its length where the frame is damaged."""
-        return self.frame(place)[place.offset : place.offset + place.length]
 
 
 class BlobReader:
     """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help."""
 
     def __init__(
-        self, store: Store, index: Callable[[bool], Index], moved: Callable[[str], Place | None] = lambda _: None
+        self,
+        store: Store,
+        index: Callable[[bool], Index],
+        moved: Callable[[str], Place | None] = lambda _: None,
+        limit: int = _CACHED,
     ) -> None:
-        self._frames = FrameReader(store)
+        self._frames = FrameReader(store, limit)
         self._index = index  # index(True) loads it anew
         self._moved = moved  # where a prune has put a node that a snapshot names
         self._reloaded = False
@@ -92,7 +149,8 @@ class BlobReader:
         """Return a segment or list and what its hints say of its children: nothing, if the hints are unreadable."""
         data, found = self._fetch(node_id, place)
         try:
-            return data, hints.decode_after(self._frames.frame(found), found.offset + found.length, found.pack)
+            head = self._frames.behind(found, 0, hints.HEAD)
+            return data, hints.decode(self._frames.behind(found, 0, hints.size(head)), found.pack)
         except FormatError:
             return data, []  # hints are never needed: the index knows the same
 

@@ -34,7 +34,7 @@ from drkit.model import (
 )
 from drkit.repo import opening
 from drkit.repo.index import Index, LoadedIndex, load_index
-from drkit.repo.reader import BlobLost, BlobReader
+from drkit.repo.reader import NODES_CACHED, BlobLost, BlobReader
 from drkit.repo.roots import read_roots
 from drkit.store.base import Store
 from drkit.store.url import file_of
@@ -129,7 +129,10 @@ class Repository:
 
     def reader(self) -> BlobReader:
         """Return a reader of blobs, for one thread."""
-        return BlobReader(self.store, lambda fresh: self.load_index(fresh).index, self._moved)
+        return BlobReader(self.store, self._fresh_index, self._moved)
+
+    def _fresh_index(self, fresh: bool) -> Index:
+        return self.load_index(fresh).index
 
     def _moved(self, node_id: str) -> Place | None:
         if self._roots is None:
@@ -225,7 +228,7 @@ class Repository:
         With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
         the caller knows already, are not read. `passed` is told the id of each list on the way.
         """
-        reader = self.reader()
+        reader = BlobReader(self.store, self._fresh_index, self._moved, limit=NODES_CACHED)
         checker = manifest.EntryChecker(partial=bool(below))
         for node in self.leaves(reader, snap.manifest, below=below, passed=passed):
             if isinstance(node, Segment):

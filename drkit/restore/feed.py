@@ -18,7 +18,7 @@ from drkit.repo.reader import BlobReader
 from drkit.restore.report import Lost
 from drkit.restore.select import Batch, Item
 
-_QUEUED = 4
+_QUEUED = 2
 _BATCH_BYTES = MIB
 _CACHED = 64 * MIB
 

@@ -111,7 +111,7 @@ def _source(inventory: Inventory, past: _Past, row: SnapshotRecord, rpo_target_s
         full_drill=drills[0],
         plugin_drill=drills[1],
         rto_met=all(passed) if passed else None,
-        groups=_groups(inventory, past, row, inventory.plugins(row.snapshot)),
+        groups=_groups(inventory, past, row, queries.recent_plugins(inventory.engine, row)),
     )
 
 

@@ -153,6 +153,7 @@ def _run(
 
         calls = _calls(job, settings, most, until, narrator) if job.generator.remote else None
         job = structs.replace(job, options=recorded, notify=narrator.step, calls=calls, flush=flush)
+        job = structs.replace(job, price=lambda usage: most.cost(usage) / 1e9)
         try:
             if plan_out:
                 return pipeline.plan_out(job, plan_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -116,11 +117,13 @@ def parse_finish_by(text: str, now: datetime) -> datetime | None:
         clock = local.replace(tzinfo=None, hour=int(hour), minute=int(minute), second=0, microsecond=0)
         then = clock.astimezone()
         return then if then > local else (clock + timedelta(days=1)).astimezone()
-    try:
+    with contextlib.suppress(ValueError):
         then = datetime.fromisoformat(text)
         return then if then.tzinfo else then.astimezone()
-    except ValueError:
+    try:
         return now + timedelta(seconds=parse_span(text))
+    except UsageError as error:
+        raise UsageError(f"{text!r} is no time to finish by", hint="write 07:30, 2h or 2026-11-23T07:30") from error
 
 
 def flusher(session: Session, repository: Repository) -> Callable[[], None]:

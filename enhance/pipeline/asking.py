@@ -100,7 +100,8 @@ class Asker:
         began = job.site.monotonic()
         self.calls += job.generator.remote
         reply = job.generator.send(request, material, timeout_s=job.timeout_s)
-        self.cost_usd += reply.usage.cost_usd
+        usage = structs.replace(reply.usage, cost_usd=job.price(reply.usage))
+        self.cost_usd += usage.cost_usd
         key, sha256 = place_of(job, request, material)
         job.records.store_response(
             run=self._run,
@@ -114,7 +115,7 @@ class Asker:
             finish_reason=reply.finish_reason,
             latency_s=round(job.site.monotonic() - began, 3),
             details=reply.details,
-            **structs.asdict(reply.usage),
+            **structs.asdict(usage),
         )
         return reply
 

@@ -11,7 +11,7 @@ from drkit.guard import Policy, Site
 from drkit.inventory import Enhancements
 from drkit.progress import NullProgress, Progress
 from enhance.generators.base import Generator
-from enhance.model import Finding, Reply, Status
+from enhance.model import Finding, Reply, Status, Usage
 
 
 class Calls(Protocol):
@@ -54,6 +54,10 @@ def _ignore(step: Step) -> None:
     del step
 
 
+def _said(usage: Usage) -> float:
+    return usage.cost_usd
+
+
 def _stay() -> None:
     return
 
@@ -61,8 +65,8 @@ def _stay() -> None:
 class RunJob(Struct, frozen=True):
     """All that a run needs. `calls` makes, from the run's id, what paces a remote generator's calls.
 
-    `timeout_s` bounds a single call. `flush` is called after each plugin, when its rows may leave the machine.
-    `options` are recorded with the run as they are.
+    `timeout_s` bounds a single call, and `price` tells what it cost in dollars. `flush` is called after each plugin,
+    when its rows may leave the machine. `options` are recorded with the run as they are.
     """
 
     site: Site
@@ -73,6 +77,7 @@ class RunJob(Struct, frozen=True):
     policy: Policy = Policy()
     calls: Callable[[str], Calls] | None = None
     timeout_s: float = 120.0
+    price: Callable[[Usage], float] = _said
     options: Mapping[str, Any] = {}
     progress: Progress = NullProgress()
     notify: Callable[[Step], None] = _ignore

@@ -115,6 +115,6 @@ class Past(Struct, frozen=True):
         sha, pure = self.intended.get(path, ("", False))
         if mine is not None and sha == sha256(mine):
             return mine if pure else proposed
-        if mine is None and (anew or not self.here):
+        if mine is None and anew:
             return None
         return newest or None

@@ -65,6 +65,9 @@ def plan_out(job: RunJob, file: str) -> RunReport:
     """
     if _is_inside(job.site.source, os.fsencode(file)):
         raise UsageError(f"{file} is in the source", hint="write the plan to a file outside of it")
+    if os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file))):
+        # Told before a night of calls, not after it.
+        raise UsageError(f"the plan cannot be written to {file}", hint="name a file in a directory that exists")
     planned: list[PlannedPlugin] = []
 
     def keep(this: Run, desk: Desk, verdict: Verdict, statuses: Statuses) -> None:
@@ -160,8 +163,10 @@ def _bytes(content: Content) -> bytes:
 
 
 def _is_inside(source: bytes, file: bytes) -> bool:
-    where = os.path.realpath(os.path.dirname(os.path.abspath(file)))
-    return where == source or where.startswith(source.rstrip(b"/") + b"/")
+    """Whether to write the file would change the source; a link outside of it may lead there."""
+    abspath = os.path.abspath(file)
+    places = (os.path.realpath(os.path.dirname(abspath)), os.path.realpath(abspath))
+    return any(where == source or where.startswith(source.rstrip(b"/") + b"/") for where in places)
 
 
 def _write(file: str, plan: PlanFile) -> None:

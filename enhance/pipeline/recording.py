@@ -18,11 +18,10 @@ from enhance.pipeline.worker import Desk
 
 def note_intent(desk: Desk, entry: Entry, draft: Draft, dirs: Sequence[bytes]) -> None:
     """Note in a plugin's entry what is about to be written, moved and made, and what the bases of merges were."""
-    source, records = desk.job.site.source, desk.job.records
     bases = {
         path: base64.b64encode(base).decode()
         for path in draft.proposal
-        if (base := records.proposal(desk.plugin.path, path, repo_id=desk.job.repo_id, source=source))
+        if (base := desk.newest(path, there=path in desk.live))
     }
     noted: dict[str, Any] = {
         "writes": by_path({path: [sha256(data), _pure(draft, path)] for path, data in draft.writes.items()}),

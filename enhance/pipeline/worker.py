@@ -166,10 +166,14 @@ class Desk:
         return overlay.draft(proposal.files, conflicts)
 
     def _base(self, path: bytes, mine: bytes | None, proposal: Proposal) -> bytes | None:
-        newest = self.job.records.proposal(
-            self.plugin.path, path, repo_id=self.job.repo_id, source=self.job.site.source
-        )
+        newest = self.newest(path, there=mine is not None)
         return self.past.base(path, mine, proposal.files[path], newest, anew=self.named)
+
+    def newest(self, path: bytes, *, there: bool) -> bytes | None:
+        """Return the newest proposal for a file. What is not `there` can only be missed where it was written."""
+        return self.job.records.proposal(
+            self.plugin.path, path, repo_id=self.job.repo_id, source=self.job.site.source, elsewhere=there
+        )
 
     def problems(self, staged: StagedPlugin, draft: Draft) -> list[str]:
         """Return what is wrong with what the guard is about to write, as the guard has it."""

@@ -80,6 +80,7 @@ _SMALL = frozenset(["a", "an", "the", "of", "and", "or", "to", "for", "in", "on"
 _LABEL = re.compile(
     r"^\s*(?:\*\*|__)?\s*([^*:]{3,60}?)\s*:?\s*(?:\*\*|__)?\s*(?:[:–—]|\s-\s)\s*(?:\*\*)?\s*(.+)$", re.DOTALL
 )
+_NUMBER = re.compile(r"^\d+[.)]\s+")
 _GENERIC = re.compile(
     r"(?i)^(?:execute|run) .{0,20}(?:task|command)s? with intelligent|^(?:a|an|this|the) plugin\W*$|plugin for claude"
     r"|^mcp server plugin"
@@ -252,7 +253,7 @@ def when_items(page: Page) -> list[str]:
     found = [text for text in found if len(text.split()) > 1]
     for section in _sections(page.body.children):
         if section.title and topic_of(section.title) == "when" and not _NOT_WHEN.search(section.title):
-            names = [child.title for child in section.children]
+            names = [_NUMBER.sub("", child.title) for child in section.children]
             found += [item for text in [*_list_items(section), *names] if (item := _phrase(text))]
     return list(dict.fromkeys(found))
 
