@@ -129,12 +129,7 @@ class Repository:
 
     def reader(self) -> BlobReader:
         """Return a reader of blobs, for one thread."""
-        return BlobReader(self.store, lambda fresh: self.load_index(fresh).index, self._moved)
-
-    def _moved(self, node_id: str) -> Place | None:
-        if self._roots is None:
-            self._roots = read_roots(self.store)
-        return self._roots.get(node_id)
+        return BlobReader(self.store, lambda fresh: self.load_index(fresh).index)
 
     # Snapshots
 
