@@ -624,8 +624,9 @@ def test_a_false_index_makes_nobody_delete_what_is_needed(bench: Bench) -> None:
     assert contents(check_all(bench.store)) == expected
 
 
-def test_a_false_pack_displaces_nothing_within_the_minimum_age(tmp_path: Path) -> None:
+def test_a_false_pack_displaces_nothing_within_the_minimum_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its table says that it has what it has not; only a reader would notice."""
+    monkeypatch.setattr("drkit.retention.plan.SMALL_PACK", 0)
     ticks = Ticks()
     bench = Bench(tmp_path, MemoryStore(clock=ticks))
     bench.write("a", b"a" * 5000)
