@@ -218,6 +218,7 @@ def test_the_command_records_and_verifies(tmp_path: Path) -> None:
     assert str(tmp_path / "copy") in str(recorded)
     packs = cli("inventory", "sql", "SELECT pack FROM copies WHERE store LIKE '%/copy'", "--json").json
     assert done.json["packs"][0] in str(packs)
+    assert f"2 copies of {bench.source}" in cli("doctor").text
     text = cli("copy", "--to", str(tmp_path / "copy"))
     assert text.code == 0
     assert "copied 0 snapshots in 0 packs" in text.text

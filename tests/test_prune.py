@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -11,19 +12,21 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from drkit.errors import IntegrityError, LockedError, StoreError, UsageError
-from drkit.model import Kind
+from drkit.model import Kind, PackId
 from drkit.progress import NullProgress
 from drkit.repo import Repository
-from drkit.repo.index import load_index, stored_packs
+from drkit.repo.index import load_index, stored_packs, write_index
 from drkit.repo.lock import BackupLock, PruneLock, condemned_packs, unlock
 from drkit.repo.names import pack_id_of, pack_name
 from drkit.restore import restore_plugin, restore_tree
-from drkit.retention import Limits
+from drkit.retention import Limits, Policy, forget
 from drkit.retention.policy import DAY_S
 from drkit.store import LocalStore, MemoryStore
 from drkit.store.base import ObjectInfo, Store
+from drkit.store.wrap import AppendOnly
 from tests.support.faults import FaultyStore
 from tests.support.pruning import (
     KEEP_ALL,
@@ -36,7 +39,7 @@ from tests.support.pruning import (
     sizes,
     utc_now,
 )
-from tests.support.repos import START, Bench, contents, latest, names, small_packs
+from tests.support.repos import START, Bench, Blob, blobs_of, contents, latest, names, put_pack, small_packs
 
 
 @pytest.fixture
@@ -552,3 +555,98 @@ def test_it_works_on_a_directory(tmp_path: Path) -> None:
     assert condemned_packs(bench.store)
     condemned = frozenset().union(*condemned_packs(bench.store).values())
     assert not condemned & stored_packs(bench.store).keys()
+
+
+# Thieves
+
+
+def test_a_thief_behind_an_append_only_store_destroys_nothing(tmp_path: Path) -> None:
+    """He has all that a writer has: he floods, condemns everything, takes locks; then the owner forgets and prunes."""
+    ticks = Ticks()
+    bench = Bench(tmp_path, MemoryStore(clock=ticks))
+    history = {}
+    for number in range(8):
+        bench.write("a", b"%d" % number * 2000)
+        report = bench.back_up()
+        history[report.snapshot] = contents(bench.repo)
+        ticks.ahead += DAY_S
+    store = bench.store
+    thief = AppendOnly(store)
+    for name in names(store, ""):
+        with pytest.raises(StoreError):
+            thief.delete(name)
+        with pytest.raises(StoreError):
+            thief.put(name, b"junk", overwrite=True)
+    with pytest.raises(StoreError):
+        keep_last(thief, 1)
+    before = names(store, "")
+    with pytest.raises(StoreError):
+        run_prune(thief, NOTHING_UNUSED)
+    assert names(store, "") == before, "nothing was written in vain"
+    packs = [pack.hex() for pack in stored_packs(store)]
+    thief.put("prunes/thief", json.dumps({"packs": packs}).encode())
+    thief.put("locks/backup-thief", json.dumps({"kind": "backup", "stamp": 1.0}).encode(), overwrite=True)
+    bench.store = thief
+    for number in range(12):  # a source of his own, under the name of the other
+        bench.now += timedelta(days=400 * (number % 2))
+        bench.write("a", b"ransom %d" % number)
+        bench.back_up()
+    bench.store = store
+    ticks.ahead += 31 * 60  # his lock is stale
+    policy = Policy(last=3, daily=7, min_age_s=6 * DAY_S)
+    forget(bench.repo, policy)
+    run_prune(store, NOTHING_UNUSED)
+    repo = check_all(store)
+    left = {ref.id: contents(repo, repo.load(ref)) for ref in repo.snapshots()}
+    assert history.items() <= left.items()
+
+
+def test_a_false_index_makes_nobody_delete_what_is_needed(bench: Bench) -> None:
+    """It says that a pack holds nothing, and another one all of it."""
+    keep_last(bench.store, 2)
+    expected = contents(bench.repo)
+    loaded = load_index(bench.store)
+    packs = list(loaded.index.packs.values())
+    victim = next(pack for pack in packs if Kind.DATA in pack.table.kinds)
+    false = [
+        replace(pack, table=packs[-1].table, size=pack.size) if pack is victim else pack
+        for pack in (*packs, replace(victim, id=packs[-1].id, size=packs[-1].size))
+    ]
+    write_index(AppendOnly(bench.store), false, (*loaded.objects, *loaded.superseded))
+    before = names(bench.store, "packs/")
+    with pytest.raises(IntegrityError) as caught:
+        run_prune(bench.store, NOTHING_UNUSED)
+    assert "verify" in caught.value.hint
+    assert names(bench.store, "packs/") == before
+    for name in names(bench.store, "index/"):
+        bench.store.delete(name)
+    run_prune(bench.store, NOTHING_UNUSED)
+    assert contents(check_all(bench.store)) == expected
+
+
+def test_a_false_pack_displaces_nothing_within_the_minimum_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table says that it has what it has not; only a reader would notice."""
+    monkeypatch.setattr("drkit.retention.plan.SMALL_PACK", 0)
+    ticks = Ticks()
+    bench = Bench(tmp_path, MemoryStore(clock=ticks))
+    bench.write("a", b"a" * 5000)
+    bench.back_up()
+    bench.write("b", b"b" * 5000)
+    bench.back_up()
+    expected = contents(bench.repo)
+    ticks.ahead += 30 * DAY_S
+    for pack_id in list(stored_packs(bench.store)):
+        frames = [
+            [(kind, blob_id, bytes(len(data))) for kind, blob_id, data in blobs] for blobs in data_of(bench, pack_id)
+        ]
+        if frames:
+            put_pack(AppendOnly(bench.store), frames)
+    run_prune(bench.store, NOTHING_UNUSED, min_age_s=7 * DAY_S)
+    repo = bench.repo
+    for ref in repo.snapshots():
+        contents(repo, repo.load(ref))
+    assert contents(repo) == expected
+
+
+def data_of(bench: Bench, pack_id: PackId) -> list[list[Blob]]:
+    return [blobs for blobs in blobs_of(bench.store, pack_id) if blobs[0][0] == Kind.DATA]

@@ -88,9 +88,11 @@ def _copies(inventory: Inventory, repo: Repository, one: Newest) -> Iterator[Dia
     source, host = one.snapshot.raw_source, one.snapshot.host
     stores = {row.store for row in inventory.newest_by_source() if (row.source, row.host) == (source, host)}
     stores.add(repo.store.url)
+    # A copy is verified where it went, and nowhere else recorded as a snapshot's.
+    stores.update(row.store for row in inventory.verifications(limit=1_000) if row.ok and row.snapshot == one.ref.id)
     local = sorted(store for store in stores if "://" not in store or store.startswith("file:"))
     if len(local) == len(stores):
         where = f"{len(stores)} cop{'y' if len(stores) == 1 else 'ies'} of {show_path(source)}: {', '.join(local)}"
         message = f"{where}; none of them elsewhere, as far as the inventory knows"
-        repair = "keep another copy off this machine: 'drkit init --repo URL', then 'drkit backup SOURCE --repo URL'"
+        repair = "keep another copy off this machine: 'drkit copy --to URL'"
         yield Diagnosis("copies", repo.store.url, message, repair, ADVICE)

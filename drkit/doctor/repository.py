@@ -123,7 +123,7 @@ def _device(repo: Repository, snap: Snapshot) -> Iterator[Diagnosis]:
     if location is None:
         return
     source = show_path(snap.raw_source)
-    elsewhere = "keep a second one elsewhere: 'drkit init --repo URL', then 'drkit backup SOURCE --repo URL'"
+    elsewhere = "keep a second one elsewhere: 'drkit copy --to URL'"
     try:
         same = os.stat(location).st_dev == os.stat(snap.raw_source).st_dev
     except OSError as error:

@@ -26,7 +26,7 @@ SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
 # What an interrupted init leaves, and what the root of a new file system has.
 _OF_INIT = re.compile(rb"index|locks|packs|snapshots|RECOVER\.md|recover\.py|drkit.*\.json|\.tmp-.*|lost\+found")
 
-_COPY = "copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
+_COPY = "run 'drkit repair', or copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
 _RECOVER = "get everything back with the repository's own recover.py, then start a new repository elsewhere"
 
 

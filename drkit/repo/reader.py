@@ -126,16 +126,9 @@ class FrameReader:
 class BlobReader:
     """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help."""
 
-    def __init__(
-        self,
-        store: Store,
-        index: Callable[[bool], Index],
-        moved: Callable[[str], Place | None] = lambda _: None,
-        limit: int = _CACHED,
-    ) -> None:
+    def __init__(self, store: Store, index: Callable[[bool], Index], limit: int = _CACHED) -> None:
         self._frames = FrameReader(store, limit)
         self._index = index  # index(True) loads it anew
-        self._moved = moved  # where a prune has put a node that a snapshot names
         self._reloaded = False
 
     def blob(self, blob_id: str, place: Place | None) -> bytes:
@@ -173,10 +166,6 @@ class BlobReader:
         reasons: list[str] = []
         if place is not None and (data := self._try(blob_id, place, reasons)) is not None:
             return data, place
-        if place is not None and (moved := self._moved(blob_id)) is not None and moved != place:
-            place = moved
-            if (data := self._try(blob_id, place, reasons)) is not None:
-                return data, place
         raw = bytes.fromhex(blob_id)
         for fresh in (False, True):
             if fresh and self._reloaded:

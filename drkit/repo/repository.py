@@ -129,15 +129,10 @@ class Repository:
 
     def reader(self) -> BlobReader:
         """Return a reader of blobs, for one thread."""
-        return BlobReader(self.store, self._fresh_index, self._moved)
+        return BlobReader(self.store, self._fresh_index)
 
     def _fresh_index(self, fresh: bool) -> Index:
         return self.load_index(fresh).index
-
-    def _moved(self, node_id: str) -> Place | None:
-        if self._roots is None:
-            self._roots = read_roots(self.store)
-        return self._roots.get(node_id)
 
     # Snapshots
 
@@ -228,7 +223,7 @@ class Repository:
         With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
         the caller knows already, are not read. `passed` is told the id of each list on the way.
         """
-        reader = BlobReader(self.store, self._fresh_index, self._moved, limit=NODES_CACHED)
+        reader = BlobReader(self.store, self._fresh_index, NODES_CACHED)
         checker = manifest.EntryChecker(partial=bool(below))
         for node in self.leaves(reader, snap.manifest, below=below, passed=passed):
             if isinstance(node, Segment):

@@ -63,15 +63,24 @@ def rows(table: PackTable) -> Iterator[tuple[int, Kind, bytes, int, int]]:
 
 
 class Planner:
-    """Chooses among packs. `must` go in any case; `spared` stay, for a backup at work may rely on them."""
+    """Chooses among packs. `must` go in any case; `spared` stay, for a backup at work may rely on them.
+
+    What is in a `young` pack is not taken as reason to give up another place of it: somebody may just have forged it.
+    """
 
     def __init__(
-        self, packs: Mapping[PackId, PackOf], live: Live, must: frozenset[PackId], spared: frozenset[PackId]
+        self,
+        packs: Mapping[PackId, PackOf],
+        live: Live,
+        must: frozenset[PackId],
+        spared: frozenset[PackId],
+        young: frozenset[PackId] = frozenset(),
     ) -> None:
         self.packs = packs
         self._live = live
         self._must = must
         self._spared = spared
+        self._young = young
         # The newest place of a blob counts: there a node has the newest hints.
         self._newest_first = sorted(packs, key=lambda pack: (pack not in must, packs[pack].stamp, pack), reverse=True)
         self.there = set(packs)
@@ -190,7 +199,7 @@ class Planner:
         """Return what is to be written anew when these packs go; the live set may have grown since they were chosen."""
         left = set(self._live.keys)
         for pack_id in self.packs:
-            if pack_id not in gone:
+            if pack_id not in gone and pack_id not in self._young:
                 left.difference_update(_keys(self.packs[pack_id].pack.table))
         moved: dict[bytes, PackId] = {}
         for pack_id in self._newest_first:
@@ -209,6 +218,14 @@ class Planner:
             left.difference_update(_keys(self.packs[pack_id].pack.table))
         known = {pack_id: _keys(self.packs[pack_id].pack.table) for pack_id in among & self.packs.keys()}
         return frozenset(pack_id for pack_id, held in known.items() if left.intersection(held))
+
+    def relied_on(self, gone: frozenset[PackId]) -> frozenset[PackId]:
+        """Return the packs whose tables must be right, or data is lost: those that go, and others with the same blobs."""
+        held: set[bytes] = set()
+        for pack_id in gone:
+            held.update(self._live.keys.intersection(_keys(self.packs[pack_id].pack.table)))
+        others = self.packs.keys() - gone
+        return gone | {pack_id for pack_id in others if not held.isdisjoint(_keys(self.packs[pack_id].pack.table))}
 
     def price(self, layout: Layout) -> tuple[int, int]:
         """Return about how many bytes of packs are read, and how many are written."""

@@ -15,13 +15,14 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
-from drkit.errors import FormatError, IntegrityError, ObjectNotFound, UsageError
+from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt, UsageError
+from drkit.format.indexfile import shorten
 from drkit.format.snapshot import parse_name
 from drkit.inventory.merge import merge_objects
 from drkit.model import PackId
 from drkit.progress import Progress
 from drkit.repo import Repository
-from drkit.repo.index import stored_packs, write_index
+from drkit.repo.index import read_pack_table, stored_packs, write_index
 from drkit.repo.lock import FoundLock, PruneLock, condemned_packs, find_locks, remove_dead
 from drkit.repo.names import index_name, pack_id_of, pack_name
 from drkit.repo.roots import write_roots
@@ -138,9 +139,9 @@ class _Job:
         locks = self._backups()
         self._must = frozenset().union(*self._condemned.values()) & packs.keys()
         newest = max((pack.stamp for pack in packs.values()), default=0.0)
-        young = {pack for pack, known in packs.items() if newest - known.stamp < self._options.min_age_s}
+        young = frozenset(pack for pack, known in packs.items() if newest - known.stamp < self._options.min_age_s)
         spared = frozenset(young | _younger(packs, locks)) - self._must
-        planner = self._planner = Planner(packs, self._live, self._must, spared)
+        planner = self._planner = Planner(packs, self._live, self._must, spared, young)
         if planner.missing():
             raise IntegrityError(
                 f"{planner.missing()} blobs that snapshots need are in no pack; nothing was deleted",
@@ -178,6 +179,7 @@ class _Job:
         layout = planner.layout(self._gone)
         if layout.gone or layout.nodes:
             self._check_deletes()
+            self._check_tables()
             began = self._condemn()
             self._look_again()
             layout = planner.layout(self._gone)
@@ -295,6 +297,24 @@ class _Job:
         """Raise StoreError if the store lets nobody delete, before anything is written in vain."""
         with contextlib.suppress(ObjectNotFound):
             self._store.delete(self._record)
+
+    def _check_tables(self) -> None:
+        """Compare what the index says of packs with what they say themselves, where it depends on that what is lost.
+
+        An index object is believed by whoever only reads. Somebody who may only add could add a false one.
+        """
+        for pack_id in self._planner.relied_on(self._gone):
+            known = self._planner.packs[pack_id].pack
+            try:
+                right = shorten(read_pack_table(self._store, pack_id, known.size)) == known.table
+            except (FormatError, StoreCorrupt):
+                right = False
+            if not right:
+                raise IntegrityError(
+                    f"the index does not say what {pack_name(pack_id)} says itself; nothing was deleted",
+                    hint="see 'drkit verify --all'; if the packs are sound, move the objects below index/ out of the "
+                    "repository: the index is made anew from the packs",
+                )
 
     def _delete(self, packs: frozenset[PackId]) -> None:
         self._progress.start(None, None, "deleting")

@@ -74,7 +74,8 @@ class CachedStore(Wrapped):
             else:
                 start, end = offset, offset + length
                 if length <= AHEAD // 2:
-                    start = max(0, end - AHEAD)
+                    had = [e for _, e in self._windows.get(name, ()) if e <= offset]
+                    start = max(0, end - AHEAD, *had)  # who reads on and on gets nothing twice
         key = self._key(name, f"{start}+{end - start}")
         data = self._find(key)
         if data is None or len(data) != end - start:
