@@ -122,9 +122,10 @@ class Hrana:
         try:
             data = response.read(_ANSWER_MAX)
         except BaseException:
-            response.close()  # which the connection forgets where the answer said that it would be the last
+            response.close()
             raise
         if response.will_close:
+            response.close()  # which the connection forgets where the answer says that it is the last
             self.close()
         return response.status, data
 

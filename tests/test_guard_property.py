@@ -56,13 +56,22 @@ class Model:
 
     def __init__(self, root: Path) -> None:
         self.root = os.fsencode(root)
+        walked = os.walk(self.root)
+        self.modes = {directory: stat.S_IMODE(os.lstat(directory).st_mode) for directory, _, _ in walked}
+
+    def make(self, directory: bytes) -> None:
+        """Make what is missing; a directory that was there before the edit is again as it was."""
+        if not os.path.isdir(directory):
+            self.make(os.path.dirname(directory))
+            os.mkdir(directory)
+            os.chmod(directory, self.modes.get(directory, 0o755))
 
     def act(self, action: Action) -> None:
         kind, path, other = action
         full = os.path.join(self.root, path)
         if kind == "write":
             mode = stat.S_IMODE(os.lstat(full).st_mode) if os.path.lexists(full) else 0o644
-            os.makedirs(os.path.dirname(full), mode=0o755, exist_ok=True)
+            self.make(os.path.dirname(full))
             if os.path.lexists(full):
                 os.unlink(full)  # other names of the same file stay as they are
             with open(full, "xb") as file:
@@ -70,7 +79,7 @@ class Model:
             os.chmod(full, mode)
         elif kind == "move":
             to = os.path.join(self.root, other)
-            os.makedirs(os.path.dirname(to), mode=0o755, exist_ok=True)
+            self.make(os.path.dirname(to))
             os.rename(full, to)
         elif os.path.isdir(full) and not os.path.islink(full):
             shutil.rmtree(full)
