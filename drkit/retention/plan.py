@@ -220,7 +220,7 @@ class Planner:
         return frozenset(pack_id for pack_id, held in known.items() if left.intersection(held))
 
     def relied_on(self, gone: frozenset[PackId]) -> frozenset[PackId]:
-        """Return the packs whose tables must be right, or data is lost: those that go, and others with the same blobs."""
+        """Return the packs whose tables must be right, or data is lost: those that go, and those that have the same."""
         held: set[bytes] = set()
         for pack_id in gone:
             held.update(self._live.keys.intersection(_keys(self.packs[pack_id].pack.table)))
