@@ -180,6 +180,8 @@ class _Writer:
 
     def _place(self, child: bytes) -> Place:
         self.settle()
+        if self._packer.sealed:  # what was in the pack that data and nodes share is in the index by now
+            self._own = {}
         place = (
             self._own.get(child[:ID_SIZE])
             or self._packer.meta.nodes.get(child)
