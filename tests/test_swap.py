@@ -342,7 +342,7 @@ class TestSecondProcess:
         assert report.tree_sha256 == FakeRepository([file("a")]).tree
 
     def test_its_death_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        finish = Contents.finish
+        finish, before = Contents.finish, threading.active_count()
 
         def dead(self: Contents) -> list[bytes]:
             self._process.kill()
@@ -353,7 +353,7 @@ class TestSecondProcess:
         with pytest.raises(StoreError):
             restore_tree(FakeRepository([file("a")]), REF, bytes(tmp_path / "out"))
         assert os.listdir(tmp_path) == []
-        assert threading.active_count() == 1
+        assert threading.active_count() == before
 
 
 class TestSystemCalls:
