@@ -6,13 +6,19 @@ Everything in it can be said on the command line or in the environment too, and 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from msgspec import DecodeError, Struct, structs
 
 from drkit.errors import UsageError
+from drkit.timespan import parse_span
 
 DEFAULT_NAME = "drkit.toml"
+_CLOUDS = frozenset({"s3", "gs", "az"})
+_DATABASES = frozenset({"turso", "turso+http", "libsql"})
+_LOOPBACK = re.compile(r"(?://|%2F%2F)(localhost|127\.[0-9.]+|\[::1\])([:/?&%]|$)", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STATE_DIR = b"/var/tmp/drkit-guard"  # survives a reboot, which a journal must
 
 
@@ -43,17 +49,73 @@ class RetentionConfig(Struct, frozen=True, forbid_unknown_fields=True):
     min_age: str = ""
 
 
-class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """All of `drkit.toml`. A `repo` that is a relative path counts from the directory of the file.
+class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[stores.NAME]`: a store that holds a copy, and what is known of it that its URL does not tell.
 
-    `enhance` is passed on as it is: what may stand in it, the package that adds the command decides.
+    `immutable`: it keeps what was written, whoever asks for a delete (an object lock, versions out of reach).
+    `append_only`: drkit replaces and deletes nothing there but locks. `kind` and `offsite` are derived from the URL
+    where they are not given: `medium` and `away` say what counts.
+    """
+
+    url: str
+    kind: str = ""
+    immutable: bool = False
+    append_only: bool = False
+    offsite: bool | None = None
+
+    @property
+    def medium(self) -> str:
+        """What a loss would take together: `local`, `cloud` or `turso`, unless `kind` says otherwise."""
+        return self.kind or kind_of(self.url)
+
+    @property
+    def away(self) -> bool:
+        """Whether it outlives the loss of this place."""
+        return is_away(self.url) if self.offsite is None else self.offsite
+
+
+class CopiesConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[copies]`: `require` stores besides the repository must be brought up to date, all of them by default.
+
+    `max_lag` is how far a store may be behind before that is told: a number of snapshots, or a span of time.
+    """
+
+    require: int | None = None
+    max_lag: int | str = 0
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """All of `drkit.toml`. Relative paths in `repo` and in stores' URLs count from the directory of the file.
+
+    `repo` may be the name of one of `stores`; the others hold its copies. `enhance` is passed on as it is: what may
+    stand in it, the package that adds the command decides.
     """
 
     repo: str = ""
+    stores: dict[str, StoreConfig] = {}
+    copies: CopiesConfig = CopiesConfig()
     backup: BackupConfig = BackupConfig()
     plugins: PluginsConfig = PluginsConfig()
     retention: RetentionConfig = RetentionConfig()
     enhance: dict[str, Any] = {}
+
+    def resolve(self, name_or_url: str) -> str:
+        """Return the URL of the store of this name; what is no such name is a URL already."""
+        store = self.stores.get(name_or_url)
+        return store.url if store else name_or_url
+
+
+def kind_of(url: str) -> str:
+    """Return what kind of place a store's URL names: `local`, `cloud` or `turso`."""
+    scheme = url.partition(":")[0] if ":" in url else ""
+    if scheme in _CLOUDS:
+        return "cloud"
+    return "turso" if scheme in _DATABASES else "local"
+
+
+def is_away(url: str) -> bool:
+    """Whether a store is in another place than this machine, as far as its URL tells."""
+    return kind_of(url) != "local" and not _LOOPBACK.search(url)
 
 
 def load_config(path: str = "") -> Config:
@@ -80,10 +142,38 @@ def _decode(data: bytes, path: str) -> Config:
         config = toml.decode(data, type=Config)
     except (DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}", hint="docs/cli.md lists the keys that drkit.toml may have") from error
-    if config.repo and ":" not in config.repo:
-        repo = os.path.join(os.path.dirname(path), os.path.expanduser(config.repo))
-        config = structs.replace(config, repo=repo)
-    return config
+    _check(config, path)
+    stores = {name: structs.replace(one, url=_beside(path, one.url)) for name, one in config.stores.items()}
+    repo = config.repo if config.repo in stores else _beside(path, config.repo)
+    return structs.replace(config, repo=repo, stores=stores)
+
+
+def _check(config: Config, path: str) -> None:
+    """UsageError if a store has no proper name or URL, or if the policy of the copies means nothing."""
+    wrong = ""
+    for name, store in config.stores.items():
+        if not _NAME.fullmatch(name):
+            wrong = f"stores.{name}: the name of a store has letters, digits, '-', '_' and '.'"
+        elif not store.url:
+            wrong = f"stores.{name}: the URL is empty"
+    copies = config.copies
+    if copies.require is not None and not 0 <= copies.require <= len(config.stores):
+        wrong = f"copies.require is {copies.require}, but there are {len(config.stores)} [stores]"
+    if isinstance(copies.max_lag, str):
+        parse_span(copies.max_lag)
+    elif copies.max_lag < 0:
+        wrong = f"copies.max_lag is {copies.max_lag}, which is no number of snapshots"
+    if wrong:
+        raise UsageError(f"{path}: {wrong}", hint="docs/copies.md describes [stores] and [copies]")
+
+
+def _beside(path: str, url: str) -> str:
+    """Return a URL of which a relative path counts from the directory of the file at `path`."""
+    scheme, colon, rest = url.partition(":")
+    if not url or (colon and scheme != "libsql-file"):
+        return url
+    place = os.path.join(os.path.dirname(path), os.path.expanduser(rest if colon else url))
+    return f"{scheme}:{place}" if colon else place
 
 
 def state_dir() -> bytes:
