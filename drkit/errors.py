@@ -10,6 +10,7 @@ DrkitError (1)
 │   ├── ObjectNotFound
 │   ├── ObjectExists
 │   ├── StoreCorrupt          the store gave other bytes than it was asked for
+│   │   └── EndsBefore         fewer than it was asked for, and nothing comes after them
 │   ├── StoreUnavailable      the store gave no answer, or asked to come back later
 │   └── NoSpace
 ├── IntegrityError (20)       stored data is damaged
@@ -95,6 +96,14 @@ class StoreCorrupt(StoreError):
     """The store returned other bytes than those that were asked for, for instance too few."""
 
     default_hint = "run 'drkit verify --level packs' to see what is damaged"
+
+
+class EndsBefore(StoreCorrupt):
+    """The object ends within the range that was asked for, or before it; `data` is what it has of the range."""
+
+    def __init__(self, message: str, *, hint: str | None = None, data: bytes = b"") -> None:
+        super().__init__(message, hint=hint)
+        self.data = data
 
 
 class StoreUnavailable(StoreError):

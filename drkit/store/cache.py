@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 
+from drkit.errors import EndsBefore
 from drkit.store.base import Store
 from drkit.store.wrap import Wrapped
 
@@ -21,7 +22,8 @@ AHEAD = 384 * 1024
 """A small piece of a pack is asked for with what lies before it: lists come after what they list."""
 
 _NAMED_BY_HASH = re.compile(r"(?:snapshots/[0-9TZ.]+-|index/)([0-9a-f]{64})\.(?:json|zst)")
-_PACK = re.compile(r"packs/[0-9a-f]{2}/[0-9a-f]{64}\.zst")
+_SEALED = re.compile(r"(?:snapshots/[0-9TZ.]+-|index/)[0-9a-f]{96}\.(?:json|zst)\.enc")
+_PACK = re.compile(r"packs/[0-9a-f]{2}/(?:[0-9a-f]{64}\.zst|[0-9a-f]{96}\.zst\.enc)")
 _DIGEST = 32
 _WINDOWS = 64
 
@@ -32,6 +34,7 @@ class CachedStore(Wrapped):
     Only what is named by a hash is kept; an object that does not hash to its name never is. In a file of the cache
     lies a SHA-256 before the piece, over the piece and what it is a piece of: another piece, or a damaged one, is
     taken for nothing. A piece that was wrong when it came is found out by who decodes it, and who then says `forget`.
+    Of a sealed store it keeps the sealed bytes, and where an object ended; who opens them checks them.
     A list, a stat and everything that changes the store go to the store itself. For what proves that the store is
     sound this is the wrong store.
 
@@ -53,10 +56,16 @@ class CachedStore(Wrapped):
     def get(self, name: str) -> bytes:
         """Return the whole object, from the cache if it is there and hashes to its name."""
         match = _NAMED_BY_HASH.fullmatch(name)
-        if match is None:
+        sealed = _SEALED.fullmatch(name)
+        if match is None and sealed is None:
             return self.inner.get(name)
         key = self._key(name, "")
         data = self._find(key)
+        if match is None:
+            if data is None:
+                data = self.inner.get(name)
+                self._keep(key, data)
+            return data
         if data is None or hashlib.sha256(data).hexdigest() != match[1]:
             data = self.inner.get(name)
             if hashlib.sha256(data).hexdigest() == match[1]:
@@ -78,12 +87,20 @@ class CachedStore(Wrapped):
                     start = max(0, end - AHEAD, *had)  # who reads on and on gets nothing twice
         key = self._key(name, f"{start}+{end - start}")
         data = self._find(key)
-        if data is None or len(data) != end - start:
-            data = self.inner.get_range(name, start, end - start)
-            self._keep(key, data)
+        sealed = name.endswith(".enc")
+        if data is None or (len(data) != end - start and not sealed):
+            try:
+                data = self.inner.get_range(name, start, end - start)
+            except EndsBefore as error:
+                data = error.data
+            if len(data) == end - start or sealed:
+                self._keep(key, data)
         if end - start > length:
             self._note(name, start, end)
-        return data[offset - start : offset - start + length]
+        piece = data[offset - start : offset - start + length]
+        if len(piece) != length:
+            raise EndsBefore(f"{name} in {self.url} has no {length} bytes at offset {offset}", data=piece)
+        return piece
 
     def _note(self, name: str, start: int, end: int) -> None:
         """Remember what a window holds, as long as it is likely to be in memory."""
@@ -100,8 +117,9 @@ class CachedStore(Wrapped):
         there = False
         with self._lock:
             windows = [(offset, offset + length), (max(0, offset + length - AHEAD), offset + length)]
-            for start, end in (*windows, *self._windows.pop(name, ())):
-                key = self._key(name, f"{start}+{end - start}")
+            windows += self._windows.pop(name, ())
+            for piece in ("", *(f"{start}+{end - start}" for start, end in windows)):
+                key = self._key(name, piece)
                 there |= self._drop(key)
                 with suppress(OSError):
                     os.unlink(self._file(key))
@@ -216,7 +234,7 @@ class CachedStore(Wrapped):
 
 
 def _is_kept(name: str) -> bool:
-    return bool(_PACK.fullmatch(name) or _NAMED_BY_HASH.fullmatch(name))
+    return any(kind.fullmatch(name) for kind in (_PACK, _NAMED_BY_HASH, _SEALED))
 
 
 def _checksum(key: str, data: bytes) -> bytes:

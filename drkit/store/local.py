@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from operator import itemgetter
 
 from drkit import osutil
-from drkit.errors import NoSpace, ObjectExists, ObjectNotFound, StoreCorrupt, StoreError
+from drkit.errors import EndsBefore, NoSpace, ObjectExists, ObjectNotFound, StoreCorrupt, StoreError
 from drkit.store.base import ObjectInfo
 from drkit.store.checks import TEMPORARY, check_name, check_prefix, check_range, is_component
 
@@ -106,9 +106,9 @@ class LocalStore:
         """Return the bytes of [offset, offset+length). StoreCorrupt if the object ends before that."""
         check_range(offset, length)
         with self._reading(name) as (fd, size):
-            data = _read(fd, offset, length) if offset + length <= size else b""
+            data = _read(fd, offset, min(length, size - offset)) if offset < size else b""
         if len(data) != length or offset + length > size:
-            raise StoreCorrupt(f"{name} in {self.url} has {size} bytes, not {length} at offset {offset}")
+            raise EndsBefore(f"{name} in {self.url} has {size} bytes, not {length} at offset {offset}", data=data)
         return data
 
     def stat(self, name: str) -> ObjectInfo:
@@ -142,9 +142,9 @@ class LocalStore:
         writer made are made durable: a put takes one that it finds for durable.
         """
         with self._translated("clean", "leftovers"):
-            for folder in (self._root, os.path.join(self._root, b"packs")):
+            for name in (b"", b"packs", b"parity"):
                 with suppress(FileNotFoundError):
-                    _sync_folder(folder)
+                    _sync_folder(os.path.join(self._root, name))
             return _clean(self._root)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from drkit.errors import ObjectExists, ObjectNotFound, StoreCorrupt
+from drkit.errors import EndsBefore, ObjectExists, ObjectNotFound
 from drkit.store.base import ObjectInfo
 from drkit.store.checks import check_name, check_prefix, check_range
 
@@ -50,7 +50,9 @@ class MemoryStore:
         check_range(offset, length)
         data = self._object(name)[0]
         if offset + length > len(data):
-            raise StoreCorrupt(f"{name} in {self.url} has {len(data)} bytes, not the {length} asked for at {offset}")
+            raise EndsBefore(
+                f"{name} in {self.url} has {len(data)} bytes, not the {length} asked for at {offset}", data=data[offset:]
+            )
         return data[offset : offset + length]
 
     def stat(self, name: str) -> ObjectInfo:

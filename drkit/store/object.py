@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from drkit.errors import (
+    EndsBefore,
     ObjectExists,
     ObjectNotFound,
     StoreCorrupt,
@@ -125,12 +126,12 @@ class ObjectStore:
                 raise self._outside(name, offset, length) from None
             else:
                 if len(data) != length:
-                    raise self._outside(name, offset, length)
+                    raise self._outside(name, offset, length, data)
                 return data
-        whole = self._whole(name)
-        if offset + length > len(whole):
-            raise self._outside(name, offset, length)
-        return whole[offset : offset + length]
+        data = self._whole(name)[offset : offset + length]
+        if len(data) != length:
+            raise self._outside(name, offset, length, data)
+        return data
 
     def stat(self, name: str) -> ObjectInfo:
         """Return size and stamp, in whole seconds."""
@@ -219,8 +220,9 @@ class ObjectStore:
             self._kept = (name, state, data)
         return data
 
-    def _outside(self, name: str, offset: int, length: int) -> StoreCorrupt:
-        return StoreCorrupt(f"{name} in {self.url} ends before byte {offset + length}: {length} at {offset} were asked")
+    def _outside(self, name: str, offset: int, length: int, data: bytes = b"") -> EndsBefore:
+        message = f"{name} in {self.url} ends before byte {offset + length}: {length} at {offset} were asked"
+        return EndsBefore(message, data=data)
 
     def _list(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         import obstore

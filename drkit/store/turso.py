@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from drkit.errors import ObjectExists, ObjectNotFound, StoreCorrupt, StoreError, UsageError
+from drkit.errors import EndsBefore, ObjectExists, ObjectNotFound, StoreCorrupt, StoreError, UsageError
 from drkit.hrana import Rows, Statement, TooLarge
 from drkit.store.base import ObjectInfo
 from drkit.store.checks import check_name, check_prefix, check_range
@@ -141,8 +141,9 @@ class LibsqlStore:
         check_range(offset, length)
         for _ in range(_RESTARTS):
             found, data = self._read(name, min(offset, _LARGEST), min(offset + length, _LARGEST))
-            if offset + length > found.size:
-                raise StoreCorrupt(f"{name} in {self.url} has {found.size} bytes, not {length} at offset {offset}")
+            if data is not None and offset + length > found.size:
+                message = f"{name} in {self.url} has {found.size} bytes, not {length} at offset {offset}"
+                raise EndsBefore(message, data=data)
             if data is not None:
                 return data
         raise StoreError(f"{name} in {self.url} is replaced faster than it can be read")

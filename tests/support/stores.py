@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from drkit.seal.cipher import KeyRing
+from drkit.seal.store import SealedStore
 from drkit.store import MemoryStore, ObjectInfo, Store, open_store
 from drkit.store.cache import CachedStore
 from drkit.store.mirror import Mirror
@@ -42,6 +44,11 @@ class Below(Wrapped):
         return ObjectInfo(info.name.removeprefix(self._folder), info.size, info.modified)
 
 
+def sealed(inner: Store) -> SealedStore:
+    """Return a store around `inner` with new keys."""
+    return SealedStore(inner, KeyRing(os.urandom(64), {1: os.urandom(32)}, 1), "5ea1" * 8)
+
+
 def _cached(path: Path) -> Store:
     return CachedStore(MemoryStore(), os.fsencode(path))
 
@@ -52,6 +59,8 @@ WRAPPED: dict[str, Callable[[Path], Store]] = {
     "append-only": lambda _: Below(AppendOnly(MemoryStore()), "locks/"),  # elsewhere it refuses what stores must allow
     "mirror": lambda _: Mirror([MemoryStore(), MemoryStore()]),
     "cached": _cached,
+    "sealed": lambda _: sealed(MemoryStore()),
+    "sealed-cached": lambda path: sealed(_cached(path)),
 }
 SERVED = KINDS
 
