@@ -20,6 +20,7 @@ from msgspec import structs
 
 from drkit.clock import utc_now
 from drkit.doctor import Diagnosis, Surroundings, Targets, examine_store
+from drkit.doctor.permissions import check_permissions
 from drkit.doctor.proofs import check_inventory, check_proofs
 from drkit.doctor.report import age
 from drkit.doctor.repository import check_repository, newest_snapshots
@@ -54,7 +55,7 @@ def cli(tmp_path: Path) -> Cli:
 def codes(run: Run) -> set[str]:
     """The findings' codes, after a look at what every answer must have."""
     answer = run.json
-    assert set(answer) == {"ok", "checks", "findings", "abilities"}
+    assert set(answer) == {"ok", "checks", "findings", "abilities", "rule"}
     assert answer["ok"] == all(finding["exit"] == 0 for finding in answer["findings"])
     assert run.code == max([finding["exit"] for finding in answer["findings"]], default=0)
     for finding in answer["findings"]:
@@ -76,7 +77,8 @@ def check_commands(repair: str) -> None:
                 raise
 
 
-USUAL = {"same-device", "never-drilled", "never-verified", "copies"}
+RULE = {"rule-copies", "rule-kinds", "rule-offsite", "rule-append-only"}
+USUAL = {"same-device", "never-drilled", "never-verified", "rule-errors"} | RULE
 """What a fresh repository beside its source gets told."""
 
 
@@ -88,10 +90,10 @@ def test_a_sound_repository_has_only_what_is_to_be_expected(cli: Cli) -> None:
     run = cli("doctor", "--json")
     assert codes(run) == USUAL
     assert run.code == 3
-    assert run.json["checks"] == ["repository", "store", "leftovers", "inventory", "permissions"]
+    assert run.json["checks"] == ["repository", "store", "leftovers", "inventory", "copies", "permissions"]
     text = cli("doctor").text
     assert "repair: drkit verify --level restore" in text
-    assert text.splitlines()[-1].endswith("examined: 4 findings")
+    assert text.splitlines()[-1].endswith("examined: 8 findings")
     assert list((cli.home / "repository" / "locks").iterdir()) == []
 
 
@@ -100,7 +102,7 @@ def test_what_is_proved_is_no_finding(cli: Cli) -> None:
         repo = Repository.open(open_store(str(cli.home / "repository")))
         prove(inventory, repo)
     # What was recorded behind the back of the commands waits for the next one to store it.
-    assert codes(cli("doctor", "--json")) == {"same-device", "copies", "inventory-behind"}
+    assert codes(cli("doctor", "--json")) == {"same-device", "inventory-behind"} | RULE
 
 
 def prove(inventory: Inventory, repo: Repository, *, passed: bool = True) -> None:
@@ -197,17 +199,31 @@ def test_each_thing_is_found(cli: Cli, spoil: Callable[[Path], None], expected: 
     assert run.code == code
 
 
-def test_the_password_file_is_for_its_owner(cli: Cli) -> None:
-    cli.home.chmod(0o755)
+@pytest.mark.parametrize("name", ["DRKIT_PASSWORD_FILE", "DRKIT_KEY_FILE", "GOOGLE_APPLICATION_CREDENTIALS"])
+def test_a_file_with_a_secret_is_for_its_owner(cli: Cli, name: str) -> None:
+    """Also where nobody else can enter its directory today."""
     secret = cli.home / "secret"
     secret.write_text("password")
-    cli.environ["DRKIT_PASSWORD_FILE"] = str(secret)
-    secret.chmod(0o640)
-    assert "readable-by-others" in {
-        finding["code"] for finding in cli("doctor", "--json").json["findings"] if finding["object"] == str(secret)
-    }
+    cli.home.chmod(0o700)
+    cli.environ[name] = str(secret)
+
+    def told() -> list[str]:
+        findings = cli("doctor", "--json").json["findings"]
+        return [finding["code"] for finding in findings if finding["object"] == str(secret)]
+
+    for mode, expected in ((0o640, ["secret-readable"]), (0o604, ["secret-readable"]), (0o600, []), (0o400, [])):
+        secret.chmod(mode)
+        assert told() == expected, oct(mode)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_secret_of_somebody_else_is_none(cli: Cli) -> None:
+    secret = cli.home / "secret"
+    secret.write_text("password")
     secret.chmod(0o600)
-    assert not any(finding["object"] == str(secret) for finding in cli("doctor", "--json").json["findings"])
+    os.chown(secret, 12345, -1)
+    with_secret = Surroundings(HOST, secrets=(bytes(secret),))
+    assert [finding.code for finding in check_permissions(with_secret)] == ["secret-of-another"]
 
 
 def test_a_damaged_inventory_is_a_finding(cli: Cli) -> None:
@@ -259,7 +275,7 @@ def test_every_code_is_documented() -> None:
     assert made <= told
     unreadable = {f"{check}-unreadable" for check in ("repository", "store", "leftovers", "inventory")}
     computed = {"pack-missing", "pack-size", "readable-by-others", "writable-by-others"}
-    computed |= {"store-races", "store-whole-objects"}
+    computed |= {"store-races", "store-whole-objects", "secret-readable"} | RULE | {"rule-errors"}
     assert told - made == unreadable | computed
 
 
@@ -312,7 +328,7 @@ def test_the_age_of_the_proofs(tmp_path: Path) -> None:
         ]
     ):
         (tmp_path / str(number)).mkdir()
-        assert proof_findings(tmp_path / str(number), later) - {"inventory-behind", "copies"} == expected
+        assert proof_findings(tmp_path / str(number), later) - {"inventory-behind"} == expected
 
 
 def test_a_failed_drill_is_told(tmp_path: Path) -> None:
@@ -381,7 +397,7 @@ def test_a_good_store_has_no_finding(cli: Cli) -> None:
     run = cli("doctor", "--store", "repository", "--json")
     answer = run.json
     abilities = answer.pop("abilities")
-    assert answer == {"ok": True, "checks": ["store"], "findings": []}
+    assert answer == {"ok": True, "checks": ["store"], "findings": [], "rule": []}
     assert {one["name"] for one in abilities} > {"create", "ranges", "lists", "delete"}
     assert all(one["ok"] and one["says"] for one in abilities)
     assert "yes  conditional create: of several writers" in cli("doctor", "--store", "repository").text
@@ -406,10 +422,8 @@ def test_ages_are_said_in_words() -> None:
 
 
 def test_surroundings_that_are_not_there_are_no_finding(tmp_path: Path) -> None:
-    from drkit.doctor.permissions import check_permissions
-
     missing = os.fsencode(tmp_path / "missing")
-    assert list(check_permissions(Surroundings(HOST, (missing,), (missing,)))) == []
+    assert list(check_permissions(Surroundings(HOST, (missing,), (missing,), (missing,)))) == []
 
 
 # Turso

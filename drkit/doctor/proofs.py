@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from drkit.doctor.report import ADVICE, DAMAGE, WARNING, Diagnosis, Targets, age, as_diagnosis
+from drkit.doctor.report import DAMAGE, WARNING, Diagnosis, Targets, age, as_diagnosis
 from drkit.doctor.repository import Newest
 from drkit.errors import StoreError
 from drkit.inventory import Inventory
@@ -42,7 +42,7 @@ def check_inventory(inventory: Inventory, turso: tuple[str, str]) -> Iterator[Di
 def check_proofs(
     inventory: Inventory, repo: Repository, newest: list[Newest], *, now: datetime, targets: Targets
 ) -> Iterator[Diagnosis]:
-    """Check that snapshots are those that were recorded, in how many places they are, and how old the proofs are."""
+    """Check that snapshots are those that were recorded, and how old the proofs are."""
     url, repo_id = repo.store.url, repo.config.repository_id
     verified = (inventory.last_verification(repo_id, url, level) for level in ("content", "restore"))
     proofs = (*verified, inventory.last_proof(repo_id, url, None))
@@ -56,7 +56,6 @@ def check_proofs(
     yield from _drilled(inventory, repo, now, targets)
     for one in newest:
         yield from _witnessed(inventory, repo, one)
-        yield from _copies(inventory, repo, one)
 
 
 def _drilled(inventory: Inventory, repo: Repository, now: datetime, targets: Targets) -> Iterator[Diagnosis]:
@@ -81,18 +80,3 @@ def _witnessed(inventory: Inventory, repo: Repository, one: Newest) -> Iterator[
         message = "this is not the snapshot that was recorded when it was made"
         repair = "find out who wrote to the repository; restore from another copy or an older snapshot"
         yield Diagnosis("snapshot-replaced", one.ref.name, message, repair, DAMAGE)
-
-
-def _copies(inventory: Inventory, repo: Repository, one: Newest) -> Iterator[Diagnosis]:
-    """Count the stores that hold a backup of a source, and say if all of them are directories."""
-    source, host = one.snapshot.raw_source, one.snapshot.host
-    stores = {row.store for row in inventory.newest_by_source() if (row.source, row.host) == (source, host)}
-    stores.add(repo.store.url)
-    # A copy is verified where it went, and nowhere else recorded as a snapshot's.
-    stores.update(row.store for row in inventory.verifications(limit=1_000) if row.ok and row.snapshot == one.ref.id)
-    local = sorted(store for store in stores if "://" not in store or store.startswith("file:"))
-    if len(local) == len(stores):
-        where = f"{len(stores)} cop{'y' if len(stores) == 1 else 'ies'} of {show_path(source)}: {', '.join(local)}"
-        message = f"{where}; none of them elsewhere, as far as the inventory knows"
-        repair = "keep another copy off this machine: 'drkit copy --to URL'"
-        yield Diagnosis("copies", repo.store.url, message, repair, ADVICE)

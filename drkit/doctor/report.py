@@ -28,16 +28,26 @@ class Diagnosis(Finding, frozen=True):
         return {ADVICE: "advice", WARNING: "warning"}.get(self.exit, "error")
 
 
+class RuleCheck(Struct, frozen=True):
+    """One of the five of the 3-2-1-1-0 rule: whether it holds, what shows it, and the next step where it does not."""
+
+    name: str
+    ok: bool
+    evidence: str
+    repair: str
+
+
 class DoctorReport(Struct, frozen=True):
     """`ok` where there is nothing but advice; `checks` says what was looked at, also where nothing was found.
 
-    `abilities` is what a store can that was examined by itself.
+    `abilities` is what a store can that was examined by itself; `rule` has the five of the 3-2-1-1-0 rule.
     """
 
     ok: bool
     checks: tuple[str, ...]
     findings: tuple[Diagnosis, ...]
     abilities: tuple[Ability, ...] = ()
+    rule: tuple[RuleCheck, ...] = ()
 
     @property
     def exit(self) -> int:
@@ -54,9 +64,13 @@ class Targets(Struct, frozen=True):
 
 
 class Surroundings(Struct, frozen=True):
-    """What doctor is to know of the machine: its name, and the files that nobody else may read, or write."""
+    """What doctor is to know of the machine: its name, and the files that nobody else may read, or write.
+
+    `secrets` open what others must not read wherever they lie: keys, passwords, credentials.
+    """
 
     host: str
+    secrets: tuple[bytes, ...] = ()
     private: tuple[bytes, ...] = ()
     trusted: tuple[bytes, ...] = ()
 

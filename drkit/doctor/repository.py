@@ -14,19 +14,22 @@ from drkit.format.limits import FORMAT_MINOR
 from drkit.model import Snapshot, show_path
 from drkit.repo import Repository, SnapshotRef
 
-_LOST = frozenset({"pack-missing", "pack-size", "pack-damaged"})
+LOST = frozenset({"pack-missing", "pack-size", "pack-damaged"})
+"""Findings of an index that mean that content is lost."""
 
 
 class Newest(Struct, frozen=True):
-    """The newest readable snapshot of a source."""
+    """The newest readable snapshot of a source; `history` has the other recent ones, newest first."""
 
     ref: SnapshotRef
     snapshot: Snapshot
+    history: tuple[SnapshotRef, ...] = ()
 
 
 def newest_snapshots(repo: Repository) -> tuple[list[Newest], list[Diagnosis]]:
     """Return the newest snapshot of each source among the last 200, and what is wrong with those that are damaged."""
     newest: dict[tuple[str, bytes], Newest] = {}
+    older: dict[tuple[str, bytes], list[SnapshotRef]] = {}
     damaged = []
     for ref in reversed(repo.snapshots()[-200:]):
         try:
@@ -36,8 +39,10 @@ def newest_snapshots(repo: Repository) -> tuple[list[Newest], list[Diagnosis]]:
             damaged.append(Diagnosis("snapshot-damaged", ref.name, str(error), repair, DAMAGE))
             continue
         if "rejected" not in snap.tags:
-            newest.setdefault((snap.host, snap.raw_source), Newest(ref, snap))
-    return list(newest.values()), damaged
+            key = (snap.host, snap.raw_source)
+            newest.setdefault(key, Newest(ref, snap))
+            older.setdefault(key, []).append(ref)
+    return [Newest(one.ref, one.snapshot, tuple(older[key][1:])) for key, one in newest.items()], damaged
 
 
 def check_repository(
@@ -49,7 +54,7 @@ def check_repository(
         yield Diagnosis("newer-format", repo.store.url, message, "install the newest drkit with 'pip install -U drkit'")
     yield from _recovery(repo)
     for finding in repo.load_index().findings:
-        yield as_diagnosis(finding, DAMAGE if finding.code in _LOST else WARNING)
+        yield as_diagnosis(finding, DAMAGE if finding.code in LOST else WARNING)
     for finding in repo.findings:
         yield as_diagnosis(finding, WARNING)
     if not newest:

@@ -285,6 +285,10 @@ class Inventory:
         """Return the verifications, newest first."""
         return queries.verifications(self.engine, limit)
 
+    def verifications_of(self, repo_id: str, store_url: str, *, limit: int = 1_000) -> list[VerificationRecord]:
+        """Return the verifications of whole snapshots in a store, newest first."""
+        return queries.verifications_of(self.engine, repo_id, store_url, limit)
+
     def drills(self, *, limit: int = 1_000_000) -> list[DrillRow]:
         """Return the drills, newest first."""
         return queries.drills(self.engine, limit)

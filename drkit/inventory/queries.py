@@ -43,6 +43,8 @@ VERIFICATIONS = f"{_VERIFICATIONS} ORDER BY at DESC LIMIT ?"
 LAST_VERIFICATION = f"""{_VERIFICATIONS} WHERE repository = ? AND store = ? AND level = ? AND ok = 1
     ORDER BY at DESC LIMIT 1"""
 VERIFIED = f"{_VERIFICATIONS} WHERE snapshot = ? AND plugin IS NULL AND ok = 1 ORDER BY at DESC LIMIT 1"
+VERIFICATIONS_OF = f"""{_VERIFICATIONS} WHERE repository = ? AND store = ? AND plugin IS NULL
+    ORDER BY at DESC LIMIT ?"""
 RESTORED = f"""{_VERIFICATIONS} WHERE repository = ? AND store = ? AND level = 'restore' AND ok = 1 AND plugin IS ?
     ORDER BY at DESC LIMIT 1"""
 DRILLS = f"{_DRILLS} ORDER BY at DESC LIMIT ?"
@@ -54,10 +56,18 @@ WITNESS = """SELECT snapshot, name, tree_sha256 FROM snapshots WHERE repository 
     AND bytes_added IS NOT NULL LIMIT 1"""
 WITNESS_AT = """SELECT snapshot, name, tree_sha256 FROM snapshots WHERE time = ? AND repository = ?
     AND bytes_added IS NOT NULL LIMIT 1"""
+NEWEST_THERE = """SELECT s.snapshot, s.time FROM snapshots AS s WHERE s.repository = ? AND (s.store = ? OR EXISTS
+    (SELECT 1 FROM verifications AS v WHERE v.snapshot = s.snapshot AND v.ok = 1 AND v.store = ? AND v.plugin IS NULL))
+    ORDER BY s.time DESC LIMIT 1"""
+LATER = "SELECT snapshot, time FROM snapshots WHERE repository = ? AND time > ? ORDER BY time"
+FORGOTTEN = "SELECT detail FROM audit WHERE at >= ? AND event = 'forget'"
+FAILED = """SELECT at FROM verifications WHERE repository = ? AND store = ? AND level = ? AND ok = 0
+    ORDER BY at DESC LIMIT 1"""
 
 STATUS = (
     *(NEWEST_SNAPSHOTS, SOURCES, NEWEST_OF_SOURCE, PLUGINS, WITH_PLUGINS, LAST_VERIFICATION, VERIFIED, RESTORED),
     *(DRILLS, LAST_DRILL, DRILLED, WITNESS, WITNESS_AT),
+    *(NEWEST_THERE, LATER, FORGOTTEN, FAILED),
 )
 
 
@@ -89,6 +99,11 @@ def recent_plugins(engine: Engine, record: SnapshotRecord) -> list[PluginRecord]
 def verifications(engine: Engine, limit: int) -> list[VerificationRecord]:
     """Return verifications, newest first."""
     return [_verification(row) for row in engine.execute(VERIFICATIONS, (limit,))]
+
+
+def verifications_of(engine: Engine, repo_id: str, store_url: str, limit: int) -> list[VerificationRecord]:
+    """Return the verifications of whole snapshots in a store, newest first."""
+    return [_verification(row) for row in engine.execute(VERIFICATIONS_OF, (repo_id, store_url, limit))]
 
 
 def last_verification(engine: Engine, repo_id: str, store_url: str, level: str) -> VerificationRecord | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,9 @@ from drkit.cli.session import Session
 from drkit.clock import utc_now
 
 if TYPE_CHECKING:
-    from drkit.doctor import Surroundings
+    from drkit.doctor import Place, Surroundings
+    from drkit.repo import Repository
+    from drkit.store.base import Store
 
 EXAMPLES = """
 drkit doctor
@@ -26,7 +29,17 @@ KEYS = {
     "checks": "what was looked at",
     "findings": "{code, object, message, repair, exit}, worst first; `exit` is 0 for advice",
     "abilities": "with --store: what the store can, {name, ok, says, needed}",
+    "rule": "the five of the 3-2-1-1-0 rule, {name, ok, evidence, repair}; none with --store",
 }
+
+_SECRETS = (
+    "DRKIT_PASSWORD_FILE",
+    "DRKIT_KEY_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+"""Environment variables that name files with secrets."""
 
 
 def command(
@@ -40,8 +53,10 @@ def command(
     """Examine everything that a recovery needs, and say what mends what is wrong.
 
     Looks at the repository and its store, the clock, the devices, the ages of backups, proofs and drills, the
-    inventory, what killed commands left behind, and who may read secrets. Nothing that is there is changed; one small
-    object is written and deleted. Exit code: 0, 3 for warnings, or that of the worst finding.
+    inventory, what killed commands left behind, and who may read secrets; and whether the repository and the stores of
+    drkit.toml keep the 3-2-1-1-0 rule: 3 copies, 2 kinds of store, 1 off-site, 1 append-only or immutable, 0 errors at
+    the last verification. Nothing that is there is changed; one small object is written and deleted. Exit code: 0, 3
+    for warnings, or that of the worst finding.
     """
     from drkit.doctor import examine, examine_store
     from drkit.store import open_store
@@ -54,13 +69,21 @@ def command(
         finally:
             opened.close()
     else:
+        own = session.store()
         report = examine(
-            session.store(), session.inventory, around=_surroundings(session), now=utc_now, turso=session.turso
+            own,
+            session.inventory,
+            around=_surroundings(session),
+            now=utc_now,
+            turso=session.turso,
+            places=_places(session, own),
         )
     console = session.console
     console.result(report)
     for ability in report.abilities:
         console.line(f"{'yes' if ability.ok else 'no '}  {ability.name}: {ability.says}")
+    for check in report.rule:
+        console.line(f"{'yes' if check.ok else 'no '}  {check.name}{f': {check.evidence}' if check.ok else ''}")
     for finding in report.findings:
         console.line(f"{finding.severity}: {finding_text(finding)}")
         console.line(f"  repair: {finding.repair}")
@@ -68,13 +91,38 @@ def command(
     return report.exit
 
 
+def _places(session: Session, own: Store) -> list[Place]:
+    """Return the repository's own store and those of the configuration that are others."""
+    from drkit.config import StoreConfig
+    from drkit.doctor import Place
+    from drkit.repo import Repository
+
+    def opening(url: str) -> Callable[[], Repository]:
+        return lambda: Repository.open(session.store(url))
+
+    stores = session.config.stores
+    known = next((name for name, store in stores.items() if _same(store.url, own.url)), "")
+    first = stores.get(known, StoreConfig(own.url))
+    every = [(known or own.url, first), *((name, store) for name, store in stores.items() if name != known)]
+    return [
+        Place(name, store.medium, store.away, store.append_only, store.immutable, opening(store.url))
+        for name, store in every
+    ]
+
+
+def _same(one: str, other: str) -> bool:
+    from drkit.store import open_store
+
+    return one == other or (":" not in one and open_store(one).url == other)
+
+
 def _surroundings(session: Session) -> Surroundings:
     from drkit.config import DEFAULT_NAME
     from drkit.doctor import Surroundings
 
-    password = os.environ.get("DRKIT_PASSWORD_FILE", "")
     return Surroundings(
         host=socket.gethostname(),
-        private=(session.inventory_path, *([os.fsencode(password)] if password else [])),
+        secrets=tuple(os.fsencode(path) for name in _SECRETS if (path := os.environ.get(name, ""))),
+        private=(session.inventory_path,),
         trusted=(os.fsencode(session.config_path or DEFAULT_NAME),),
     )
