@@ -135,7 +135,7 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
 
 
 def _request(method: str, endpoint: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> int:
-    connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=60)
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
