@@ -110,7 +110,7 @@ class _Job:
         self._condemned: dict[str, frozenset[PackId]] = {}
         self._absent: frozenset[PackId] = frozenset()
         self._loaded: LoadedIndex | None = None
-        self._index_writer = IndexWriter(repo.store, self._load)
+        self._index_writer = IndexWriter(repo, self._load)
 
     def run(self, lock: BackupLock | None) -> BackupReport:
         """Scan, store, commit; without a lock nothing is written. The report lacks only its duration."""

@@ -36,6 +36,7 @@ from drkit.repo import Repository, SnapshotRef, opening
 from drkit.repo.index import Index, LoadedIndex, load_index, stored_packs, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.names import pack_name, put_hashed
+from drkit.repo.parity import check_parity, mend_parity, put_parity
 from drkit.repo.reach import missing_blobs
 from drkit.store.base import Store
 
@@ -77,6 +78,7 @@ def copy(
     same store; LockedError if a prune works there; StoreError if it fails, or a prune takes away what was copied.
     """
     began = monotonic()
+    check_parity(source.config)
     created, mend = _check_target(source, target)
     job = _Job(source, target, created, progress)
     job.plan()
@@ -197,7 +199,7 @@ class _Job:
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="drkit-copy")
         try:
             for pack in self.packs:
-                under_way.append((pack, pool.submit(_copy_pack, self._source.store, self._target, pack.id)))
+                under_way.append((pack, pool.submit(_copy_pack, self._source, self._target, pack.id)))
                 settle(leave=WORKERS)
             settle(leave=0)
         finally:
@@ -207,6 +209,8 @@ class _Job:
     def _write_index(self, loaded: LoadedIndex) -> None:
         """Give what was copied, and what an earlier copy left without it, a place in the target's index."""
         fresh = [*self.packs, *(loaded.index.packs[pack_id] for pack_id in loaded.unindexed)]
+        for pack_id in loaded.unindexed:  # a copy that was killed may have left one without
+            mend_parity(self._target, self._source.config, pack_id)
         if loaded.stale or len(loaded.objects) >= INDEX_LIVE:
             every = {**loaded.index.packs, **{pack.id: pack for pack in self.packs}}
             write_index(self._target, every.values(), (*loaded.objects, *loaded.damaged, *loaded.superseded))
@@ -271,11 +275,11 @@ class _Job:
 _LOST = frozenset({"pack-missing", "pack-size", "pack-damaged", "copy-damaged"})
 
 
-def _copy_pack(source: Store, target: Store, pack_id: PackId) -> Finding | None:
-    """Copy a pack and read it back; return what is wrong with it."""
+def _copy_pack(source: Repository, target: Store, pack_id: PackId) -> Finding | None:
+    """Copy a pack and read it back; return what is wrong with it. Its parity is made anew from what was hashed."""
     name = pack_name(pack_id)
     try:
-        data = source.get(name)
+        data = source.store.get(name)
     except ObjectNotFound:
         return Finding("pack-missing", name, "the pack is missing", _HEAL)
     except StoreCorrupt as error:
@@ -286,6 +290,7 @@ def _copy_pack(source: Store, target: Store, pack_id: PackId) -> Finding | None:
     for again in (True, False):
         with contextlib.suppress(StoreCorrupt):
             if hashlib.sha256(target.get(name)).digest() == pack_id:
+                put_parity(target, source.config, pack_id, data)
                 return None
         if again:
             target.put(name, data, overwrite=True)

@@ -54,3 +54,10 @@ INDEX_PACKS: Final = 64
 INDEX_LIVE: Final = 32
 INDEX_MERGED: Final = 8 * MIB
 INDEX_MAX: Final = 64 * MIB
+
+SHARDS_MAX: Final = 256
+"""Of data and parity together: what the code over a byte has room for."""
+PARITY_PIECE: Final = 4 * KIB
+"""Shards are hashed, and healed, in pieces of a sector: disks lose no less at once."""
+PARITY_SEALED: Final = 64 * KIB
+"""In encrypted repositories, of which no less is lost, of the size of what is encrypted at once."""

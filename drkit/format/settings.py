@@ -36,6 +36,13 @@ class CompressionSettings(Struct, frozen=True):
     chunk_level: int = 3
 
 
+class ParitySettings(Struct, frozen=True):
+    """Parity of packs: of `data` + `parity` shards any `parity`, which are no more than `data`, may be lost."""
+
+    data: int
+    parity: int
+
+
 class Settings(Struct, frozen=True):
     """The content of drkit.json."""
 
@@ -44,11 +51,12 @@ class Settings(Struct, frozen=True):
     created: str
     chunker: ChunkerSettings = field(default_factory=ChunkerSettings)
     compression: CompressionSettings = field(default_factory=CompressionSettings)
+    parity: ParitySettings | None = None
 
 
 def encode(settings: Settings) -> bytes:
     """Return drkit.json, checksum included."""
-    plain: dict[str, Any] = msgspec.to_builtins(settings)
+    plain = {key: value for key, value in msgspec.to_builtins(settings).items() if value is not None}
     plain["checksum"] = hashlib.sha256(_canonical(plain)).hexdigest()
     return msgspec.json.format(_canonical(plain), indent=2) + b"\n"
 
@@ -75,7 +83,15 @@ def decode(data: bytes) -> Settings:
     most = limits.CHUNK_MAX  # larger blobs could make frames and packs over their limits
     if not 64 <= chunker.min <= chunker.avg <= chunker.max <= most or not 0 <= chunker.threshold <= most:
         raise FormatError("its chunk sizes are not in order")
+    if settings.parity is not None:
+        check_parity(settings.parity)
     return settings
+
+
+def check_parity(parity: ParitySettings) -> None:
+    """Raise FormatError for numbers of shards that there cannot be."""
+    if not 1 <= parity.parity <= parity.data <= limits.SHARDS_MAX - parity.parity:
+        raise FormatError(f"there is no parity of {parity.data}+{parity.parity} shards")
 
 
 def check_format(version: FormatVersion) -> None:

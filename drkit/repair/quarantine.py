@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 
-from drkit.errors import ObjectExists, ObjectNotFound, StoreCorrupt
+from drkit.errors import ObjectExists, ObjectNotFound
 from drkit.store.base import Store
-
-_PIECE = 1 << 16
+from drkit.store.salvage import read_anyway
 
 
 class Quarantine:
@@ -45,21 +44,3 @@ class Quarantine:
         with suppress(ObjectExists):  # a second repair within a second
             self._store.put(place, bad)
         self.names.append(place)
-
-
-def read_anyway(store: Store, name: str) -> bytes:
-    """Return what can be read of an object, with zeros for what cannot. ObjectNotFound if it is not there."""
-    with suppress(StoreCorrupt):
-        return store.get(name)
-    try:
-        size = store.stat(name).size
-    except StoreCorrupt:
-        return b""  # not even a file
-    pieces = []
-    for at in range(0, size, _PIECE):
-        length = min(_PIECE, size - at)
-        try:
-            pieces.append(store.get_range(name, at, length))
-        except StoreCorrupt:
-            pieces.append(bytes(length))
-    return b"".join(pieces)

@@ -38,6 +38,7 @@ from drkit.repo.index import Index, load_index, named_packs, stored_packs, write
 from drkit.repo.lock import BackupLock
 from drkit.repo.names import index_name, pack_name
 from drkit.repo.packer import Packer
+from drkit.repo.parity import check_parity, heal_pack, make_parity, parity_name, parity_problem
 from drkit.store.base import Store
 from drkit.verify import verify
 from drkit.verify.packs import table_digest
@@ -142,6 +143,7 @@ class _Job:
                     hint="name a copy of this one with --from",
                 )
         Repository(self._store, self.config, []).check_writable()
+        check_parity(self.config)
         if not self._dry_run:
             self._store.prepare()
         for finding in reversed(bad):
@@ -153,7 +155,7 @@ class _Job:
             self._heal(name, "missing, damaged or of another version", data, "this drkit")
 
     def packs(self) -> None:
-        """Read every pack; bring back from a copy those that are damaged or missing."""
+        """Read every pack; bring back from its parity or a copy those that are damaged or missing."""
         here = stored_packs(self._store)
         self._named = {pack.id: pack for pack in named_packs(self._store)}
         wanted = dict.fromkeys([*here, *self._named])
@@ -161,27 +163,47 @@ class _Job:
             wanted.update(dict.fromkeys(donor.index.packs))
         self._progress.start(len(wanted), None, "reading packs")
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="drkit-repair") as pool:
-            for pack_id, (pack, problem) in zip(wanted, pool.map(self._look, wanted), strict=True):
+            for pack_id, (pack, problem, parity) in zip(wanted, pool.map(self._look, wanted), strict=True):
                 self.packs_read += 1
                 self._tick()
                 self._progress.advance(1, 0)
                 if pack is not None:
                     self._whole[pack_id] = pack
                     self.bytes_read += pack.size
-                elif not self._heal_pack(pack_id, problem):
+                elif (pack := self._heal_pack(pack_id, problem)) is not None:
+                    self._whole[pack_id] = pack
+                else:
                     self._bad[pack_id] = problem
+                if pack is not None and parity:
+                    self._heal_parity(pack_id, parity)
 
-    def _look(self, pack_id: PackId) -> tuple[IndexedPack | None, str]:
-        return _read_pack(self._store, pack_id)[1:]
+    def _look(self, pack_id: PackId) -> tuple[IndexedPack | None, str, str]:
+        """Return a pack, if it is whole, and what is wrong with it and with its parity."""
+        parity = parity_problem(self._store, pack_id) if self.config.parity else ""
+        return *_read_pack(self._store, pack_id)[1:], parity
 
-    def _heal_pack(self, pack_id: PackId, problem: str) -> bool:
-        for donor in self._donors:
-            data, pack, _ = _read_pack(donor.store, pack_id)
+    def _heal_pack(self, pack_id: PackId, problem: str) -> IndexedPack | None:
+        for source, data in self._candidates(pack_id):
+            pack, _ = _parse_pack(pack_id, data)
             if pack is not None:
-                self._heal(pack_name(pack_id), problem, data, donor.store.url)
-                self._whole[pack_id] = pack
-                return True
-        return False
+                self._heal(pack_name(pack_id), problem, data, source)
+                return pack
+        return None
+
+    def _candidates(self, pack_id: PackId) -> Iterator[tuple[str, bytes]]:
+        """Yield what may be the pack: what its parity gives back, copies, and what their parity gives back."""
+        parity = self.config.parity is not None
+        if parity:
+            yield parity_name(pack_id), heal_pack(self._store, pack_id)
+        for donor in self._donors:
+            yield donor.store.url, _read_pack(donor.store, pack_id)[0]
+        for donor in self._donors if parity else ():
+            yield f"the parity in {donor.store.url}", heal_pack(donor.store, pack_id)
+
+    def _heal_parity(self, pack_id: PackId, problem: str) -> None:
+        pack = b"" if self._dry_run else self._store.get(pack_name(pack_id))
+        made = b"" if self._dry_run else make_parity(self.config, pack_id, pack)
+        self._heal(parity_name(pack_id), problem, made, "its pack")
 
     def rescue(self) -> None:
         """Store anew what snapshots need and no whole pack holds: it may be in damaged ones, or in a copy's others."""
@@ -230,6 +252,8 @@ class _Job:
             self.quarantine.remove(name)
         for pack_id in self._bad:
             self.quarantine.remove(pack_name(pack_id))
+            if self.config.parity is not None:
+                self.quarantine.remove(parity_name(pack_id))
 
     def others(self) -> None:
         """Heal key slots and rows of inventories, of which the names hold a hash."""
@@ -277,14 +301,23 @@ def _read_pack(store: Store, pack_id: PackId) -> tuple[bytes, IndexedPack | None
     """Return a pack's bytes and tables if it is whole, else what is wrong with it."""
     try:
         data = store.get(pack_name(pack_id))
-        if hashlib.sha256(data).digest() != pack_id:
-            return b"", None, "its bytes do not hash to its name"
-        table = read_table(len(data), lambda offset, length: data[offset : offset + length])
     except ObjectNotFound:
         return b"", None, "missing"
-    except (FormatError, StoreCorrupt) as error:
+    except StoreCorrupt as error:
         return b"", None, str(error)
-    return data, IndexedPack(pack_id, len(data), shorten(table)), ""
+    pack, problem = _parse_pack(pack_id, data)
+    return (data if pack else b""), pack, problem
+
+
+def _parse_pack(pack_id: PackId, data: bytes) -> tuple[IndexedPack | None, str]:
+    """Return what a pack's tables say if its bytes are whole, else what is wrong with them."""
+    if hashlib.sha256(data).digest() != pack_id:
+        return None, "its bytes do not hash to its name"
+    try:
+        table = read_table(len(data), lambda offset, length: data[offset : offset + length])
+    except FormatError as error:
+        return None, str(error)
+    return IndexedPack(pack_id, len(data), shorten(table)), ""
 
 
 def _snapshot_problem(store: Store, name: str) -> str | None:

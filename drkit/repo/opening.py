@@ -19,6 +19,7 @@ from drkit.errors import (
 from drkit.format import settings
 from drkit.format.settings import NewerFormat, Settings
 from drkit.model import Finding
+from drkit.repo.parity import check_parity
 from drkit.store.base import Store
 
 SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
@@ -35,6 +36,7 @@ def found(store: Store, config: Settings) -> None:
 
     UsageError if there is a repository, what is left of one, or somebody's files.
     """
+    check_parity(config)
     for name in SETTINGS_NAMES:
         try:
             store.stat(name)

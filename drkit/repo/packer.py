@@ -27,6 +27,7 @@ from drkit.format.settings import Settings
 from drkit.model import Kind, PackId, Place
 from drkit.repo.index import Index
 from drkit.repo.names import pack_name, put_hashed
+from drkit.repo.parity import check_parity, put_parity
 from drkit.store.base import Store
 
 _Blob = tuple[Kind, bytes, bytes]
@@ -167,8 +168,8 @@ class _Pool:
 class Packer:
     """Stores new blobs. A context manager: leaving it stops the workers, whatever happened.
 
-    `index` loads what is stored; it learns of each new pack once that is durable. No pack gets the id of one of the
-    `condemned`, of which the index must not know.
+    `index` loads what is stored; it learns of each new pack once that, and its parity, is durable. No pack gets the id
+    of one of the `condemned`, of which the index must not know.
     """
 
     def __init__(
@@ -181,12 +182,14 @@ class Packer:
         condemned: frozenset[PackId] = frozenset(),
         dry_run: bool = False,
     ) -> None:
+        check_parity(settings)
         self._load_index = index
         self._index: Index | None = None
         self.new_packs: list[IndexedPack] = []
         self.bytes_added = 0
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="drkit-pack")
         self._store = store
+        self._settings = settings
         self._condemned = condemned
         self._dry_run = dry_run
         self._small_level = settings.compression.small_level if level is None else level
@@ -324,6 +327,7 @@ class Packer:
             pack_id = PackId(hashlib.sha256(buffer).digest())
         if not self._dry_run:
             put_hashed(self._store, pack_name(pack_id), buffer)
+            put_parity(self._store, self._settings, pack_id, buffer)
         self.bytes_added += len(buffer)
         return IndexedPack(pack_id, len(buffer), shorten(table))
 

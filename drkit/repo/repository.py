@@ -18,7 +18,7 @@ from drkit.errors import (
 )
 from drkit.format import manifest, nodes, snapshot
 from drkit.format.limits import FORMAT_MINOR, LEVELS
-from drkit.format.settings import CompressionSettings, NewerFormat, Settings
+from drkit.format.settings import CompressionSettings, NewerFormat, ParitySettings, Settings
 from drkit.model import (
     Entry,
     Finding,
@@ -83,13 +83,22 @@ class Repository:
         self._roots: dict[str, Place] | None = None
 
     @classmethod
-    def create(cls, store: Store, *, now: datetime, small_level: int = 6, chunk_level: int = 3) -> Repository:
+    def create(
+        cls,
+        store: Store,
+        *,
+        now: datetime,
+        small_level: int = 6,
+        chunk_level: int = 3,
+        parity: ParitySettings | None = None,
+    ) -> Repository:
         """Make a new repository where nothing is. UsageError if there is something already."""
         config = Settings(
             format=FormatVersion(),
             repository_id=secrets.token_hex(16),
             created=now.astimezone(UTC).isoformat(timespec="seconds"),
             compression=CompressionSettings(small_level, chunk_level),
+            parity=parity,
         )
         opening.found(store, config)
         return cls(store, config, [])

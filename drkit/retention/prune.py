@@ -25,6 +25,7 @@ from drkit.repo import Repository
 from drkit.repo.index import read_pack_table, stored_packs, write_index
 from drkit.repo.lock import FoundLock, PruneLock, condemned_packs, find_locks, remove_dead
 from drkit.repo.names import index_name, pack_id_of, pack_name
+from drkit.repo.parity import parity_id_of, parity_name
 from drkit.repo.roots import write_roots
 from drkit.retention.mark import Live
 from drkit.retention.plan import Layout, Limits, PackOf, Planner
@@ -148,7 +149,9 @@ class _Job:
                 hint="run 'drkit verify --all' for what is lost; mend it, or forget its snapshots, then prune",
             )
         others = sum(
-            info.size for prefix in ("index/", "snapshots/", "inventory/") for info in self._store.list(prefix)
+            info.size
+            for prefix in ("index/", "snapshots/", "inventory/", "parity/")
+            for info in self._store.list(prefix)
         )
         self._gone = planner.choose(self._options.limits, others)
         return self._report(planner.layout(self._gone), dry_run=self._options.dry_run)
@@ -195,6 +198,7 @@ class _Job:
             self._write_index(None)
             self._delete(frozenset())
         self._expire()
+        self._drop_parity()
         merge_objects(self._store)
         return report
 
@@ -327,6 +331,8 @@ class _Job:
         for pack_id in sorted(packs):
             self._tick()
             self._remove(pack_name(pack_id))
+            if self._repo.config.parity is not None:
+                self._remove(parity_name(pack_id))
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(ObjectNotFound):  # a prune before this one came so far
@@ -340,6 +346,17 @@ class _Job:
             old = now - info.modified > RECORDS_KEPT_S
             if old and not stored & self._condemned.get(info.name, stored):
                 self._remove(info.name)
+
+    def _drop_parity(self) -> None:
+        """Remove the parity of packs that are gone, as a prune that was killed leaves it: packs are put first."""
+        if self._repo.config.parity is None:
+            return
+        found = [(info.name, pack) for info in self._store.list("parity/") if (pack := parity_id_of(info.name))]
+        stored = stored_packs(self._store)
+        for name, pack_id in found:
+            if pack_id not in stored:
+                self._tick()
+                self._remove(name)
 
     def _tick(self) -> None:
         if self._lock is not None:

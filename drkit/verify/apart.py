@@ -19,7 +19,7 @@ from drkit.model import Level, PackId
 from drkit.store import LocalStore, open_store
 from drkit.verify.packs import PackResult, verify_pack
 
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from drkit.verify.apart import serve; serve({url!r}, {level})"
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from drkit.verify.apart import serve; serve({url!r}, {level}, {parity})"
 
 
 class _Task(Struct, frozen=True):
@@ -35,10 +35,10 @@ class _Done(Struct, frozen=True):
 class PackProcess:
     """The second process, from the side of the first. A context manager. OSError if there is none to be had."""
 
-    def __init__(self, store: LocalStore, level: Level) -> None:
+    def __init__(self, store: LocalStore, level: Level, *, parity: bool) -> None:
         import subprocess
 
-        program = _PROGRAM.format(path=sys.path, url=store.url, level=int(level))
+        program = _PROGRAM.format(path=sys.path, url=store.url, level=int(level), parity=parity)
         self._process = subprocess.Popen(
             [sys.executable or "", "-I", "-S", "-c", program],
             stdin=subprocess.PIPE,
@@ -84,11 +84,12 @@ class PackProcess:
             self._done.put(None)
 
 
-def serve(url: str, level: int) -> None:
+def serve(url: str, level: int, parity: bool) -> None:
     """Be the second process."""
     store = open_store(url)
     for line in sys.stdin.buffer:
         task = msgspec.json.decode(line, type=_Task)
-        result = verify_pack(store, PackId(bytes.fromhex(task.pack)), Level(level), bytes.fromhex(task.table))
+        pack_id, table = PackId(bytes.fromhex(task.pack)), bytes.fromhex(task.table)
+        result = verify_pack(store, pack_id, Level(level), table, parity=parity)
         sys.stdout.buffer.write(msgspec.json.encode(_Done(task.pack, result)) + b"\n")
         sys.stdout.buffer.flush()

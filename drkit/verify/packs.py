@@ -13,6 +13,7 @@ from drkit.format.indexfile import shorten
 from drkit.format.pack import PackTable, read_table
 from drkit.model import Finding, Kind, Level, PackId
 from drkit.repo.names import pack_name
+from drkit.repo.parity import parity_name, parity_problem
 from drkit.store.base import Store
 
 REPAIR = (
@@ -25,6 +26,7 @@ _EXCHANGE = (
     "and put it back: what is intact in it is still read"
 )
 _REBUILD = "run 'drkit repair': it writes the index anew"
+_NO_PARITY = "nothing is lost; 'drkit repair' makes the parity anew"
 
 
 class PackResult(Struct):
@@ -41,10 +43,11 @@ def table_digest(table: PackTable) -> bytes:
     return hashlib.sha256(b"".join(hashlib.sha256(column).digest() for column in columns)).digest()
 
 
-def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: bytes) -> PackResult:
+def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: bytes, *, parity: bool) -> PackResult:
     """Read a pack whole and check it to the level, PACKS or CONTENT, and there against what the index has of it.
 
-    `indexed` is the `table_digest` of that, empty where the index does not have it.
+    `indexed` is the `table_digest` of that, empty where the index does not have it. With `parity`, a check of the
+    content includes the parity of the pack.
     """
     name = pack_name(pack_id)
     try:
@@ -58,6 +61,8 @@ def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: bytes) -> 
         findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", _EXCHANGE))
     if level >= Level.CONTENT:
         findings += _verify_frames(name, data, b"" if findings else indexed)
+        if parity and (problem := parity_problem(store, pack_id)):
+            findings.append(Finding("parity-damaged", parity_name(pack_id), f"the parity is {problem}", _NO_PARITY))
     return PackResult(len(data), findings)
 
 

@@ -135,6 +135,7 @@ class _Job:
         self._level = level
         self._chosen = chosen
         self._progress = progress
+        self._parity = repo.config.parity is not None
         self._damaged = False
         self._reading: dict[PackId, Future[PackResult] | None] = {}
         """Packs that are being read; None where the second process does it."""
@@ -194,7 +195,8 @@ class _Job:
 
     def _submit(self, pack_id: PackId) -> Future[PackResult]:
         level = min(self._level, Level.CONTENT)
-        return self.pool.submit(verify_pack, self._repo.store, pack_id, level, self._indexed(pack_id))
+        indexed = self._indexed(pack_id)
+        return self.pool.submit(verify_pack, self._repo.store, pack_id, level, indexed, parity=self._parity)
 
     def _indexed(self, pack_id: PackId) -> bytes:
         known = self._repo.index.packs.get(pack_id)
@@ -209,7 +211,9 @@ class _Job:
             with contextlib.suppress(OSError):
                 from drkit.verify.apart import PackProcess
 
-                self.process = stack.enter_context(PackProcess(store, min(self._level, Level.CONTENT)))
+                self.process = stack.enter_context(
+                    PackProcess(store, min(self._level, Level.CONTENT), parity=self._parity)
+                )
 
     def collect(self) -> None:
         self._progress.start(None, None, "reading packs")
@@ -228,7 +232,7 @@ class _Job:
         self.bytes_read += result.bytes_read
         self._progress.advance(0, result.bytes_read)
         for finding in result.findings:
-            self._damaged = True
+            self._damaged = self._damaged or finding.code != "parity-damaged"
             self.report(finding)
 
     def _name_losses(self) -> None:
