@@ -1,4 +1,4 @@
-"""The parity object: any damage within its means heals, more than that is told, and the bytes are those of the document."""
+"""The parity object: damage within its means heals, more than that is told, and the bytes are the document's."""
 
 from __future__ import annotations
 
@@ -170,11 +170,12 @@ def inverse(a: int) -> int:
 def interpolated(points: list[int], values: list[int], at: int) -> int:
     """The value of the polynomial through these points."""
     total = 0
-    for i, (x, y) in enumerate(zip(points, values, strict=True)):
-        for j, other in enumerate(points):
-            if i != j:
-                y = times(y, times(at ^ other, inverse(x ^ other)))
-        total ^= y
+    for x, value in zip(points, values, strict=True):
+        part = value
+        for other in points:
+            if other != x:
+                part = times(part, times(at ^ other, inverse(x ^ other)))
+        total ^= part
     return total
 
 

@@ -71,7 +71,8 @@ class PackProcess:
     def results(self) -> Iterator[tuple[PackId, PackResult]]:
         """Yield what became of the packs, as they come; of all, unless the process died."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(OSError):  # it died, and did not take all
+            self._process.stdin.close()
         while (done := self._done.get()) is not None:
             yield PackId(bytes.fromhex(done.pack)), done.result
 
