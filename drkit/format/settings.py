@@ -12,7 +12,8 @@ from drkit.errors import FormatError
 from drkit.format import limits
 from drkit.model import FormatVersion
 
-KNOWN_FEATURES: frozenset[str] = frozenset()
+ENCRYPTION = "encryption"
+KNOWN_FEATURES = frozenset({ENCRYPTION})
 """What this version can read of `format.requires`."""
 
 
@@ -43,8 +44,25 @@ class ParitySettings(Struct, frozen=True):
     parity: int
 
 
+class KdfSettings(Struct, frozen=True):
+    """How scrypt makes a key of a passphrase; `salt` is base64."""
+
+    salt: str
+    algorithm: str = "scrypt"
+    n: int = 1 << 17
+    r: int = 8
+    p: int = 1
+
+
+class EncryptionSettings(Struct, frozen=True):
+    """How everything is sealed."""
+
+    kdf: KdfSettings
+    cipher: str = "AES-256-GCM"
+
+
 class Settings(Struct, frozen=True):
-    """The content of drkit.json."""
+    """The content of drkit.json; with `encryption`, most of it lies in `sealed`, base64 of a sealed object."""
 
     format: FormatVersion
     repository_id: str
@@ -52,26 +70,71 @@ class Settings(Struct, frozen=True):
     chunker: ChunkerSettings = field(default_factory=ChunkerSettings)
     compression: CompressionSettings = field(default_factory=CompressionSettings)
     parity: ParitySettings | None = None
+    encryption: EncryptionSettings | None = None
+    sealed: str = ""
+
+
+_CLEAR = ("format", "repository_id", "encryption")
+"""What stands outside of the sealed part, too."""
 
 
 def encode(settings: Settings) -> bytes:
     """Return drkit.json, checksum included."""
-    plain = {key: value for key, value in msgspec.to_builtins(settings).items() if value is not None}
-    plain["checksum"] = hashlib.sha256(_canonical(plain)).hexdigest()
-    return msgspec.json.format(_canonical(plain), indent=2) + b"\n"
+    plain = _builtins(settings)
+    if settings.encryption is not None:
+        plain = {key: plain[key] for key in _CLEAR} | {"sealed": settings.sealed}
+    plain["checksum"] = hashlib.sha256(canonical(plain)).hexdigest()
+    return msgspec.json.format(canonical(plain), indent=2) + b"\n"
+
+
+def encode_inside(settings: Settings) -> bytes:
+    """Return what is to be sealed of the settings of an encrypted repository: all of them."""
+    return canonical(_builtins(settings))
 
 
 def decode(data: bytes) -> Settings:
-    """Return the settings. FormatError if the bytes are damaged, or written for a newer version."""
+    """Return the settings. FormatError if the bytes are damaged, or written for a newer version.
+
+    Of an encrypted repository only what is in clear is right: `decode_inside` gives the rest.
+    """
     try:
         plain = msgspec.json.decode(data, type=dict[str, Any])
         checksum = plain.pop("checksum", None)
-        if checksum != hashlib.sha256(_canonical(plain)).hexdigest():
+        if checksum != hashlib.sha256(canonical(plain)).hexdigest():
             raise FormatError("its checksum is wrong")
         check_format(msgspec.convert(plain.get("format"), FormatVersion))
+        encrypted = "encryption" in plain
+        if encrypted != (ENCRYPTION in plain["format"].get("requires", ())):
+            raise FormatError("it does not say clearly whether the repository is encrypted")
+        if encrypted:
+            plain = {key: plain.get(key) for key in (*_CLEAR, "sealed")} | {"created": ""}
         settings = msgspec.convert(plain, Settings)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FormatError(f"it cannot be read: {error}") from error
+    _check(settings)
+    return settings
+
+
+def decode_inside(outside: Settings, data: bytes) -> Settings:
+    """Return the settings of an encrypted repository, of which the sealed part holds `data`.
+
+    FormatError if that cannot be read, or says anything else than what stands in clear.
+    """
+    try:
+        plain = msgspec.json.decode(data, type=dict[str, Any])
+        settings = msgspec.convert({**plain, "sealed": outside.sealed}, Settings)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise FormatError(f"its sealed part cannot be read: {error}") from error
+    if any(getattr(settings, key) != getattr(outside, key) for key in _CLEAR):
+        raise FormatError("what stands in clear is not what is sealed: somebody has changed it")
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    """Raise FormatError for numbers and names that cannot be."""
+    if settings.encryption is not None:
+        _check_encryption(settings.encryption)
     chunker = settings.chunker
     known = ChunkerSettings()
     if (chunker.algorithm, chunker.gear, chunker.normalization) != (
@@ -85,7 +148,15 @@ def decode(data: bytes) -> Settings:
         raise FormatError("its chunk sizes are not in order")
     if settings.parity is not None:
         check_parity(settings.parity)
-    return settings
+
+
+def _check_encryption(encryption: EncryptionSettings) -> None:
+    kdf = encryption.kdf
+    if (encryption.cipher, kdf.algorithm) != ("AES-256-GCM", "scrypt"):
+        raise NewerFormat(f"the repository is encrypted in a way that this drkit does not know: {encryption.cipher}")
+    # More would let whoever can write to the store have every reader compute for hours.
+    if not (2 <= kdf.n <= 1 << 20 and kdf.n & (kdf.n - 1) == 0 and 1 <= kdf.r <= 16 and 1 <= kdf.p <= 4):
+        raise FormatError("its key derivation has numbers that are out of bounds")
 
 
 def check_parity(parity: ParitySettings) -> None:
@@ -110,5 +181,11 @@ class NewerFormat(FormatError):
     default_hint = "upgrade drkit: pip install -U drkit"
 
 
-def _canonical(plain: dict[str, Any]) -> bytes:
+def _builtins(settings: Settings) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(settings)
+    return {key: value for key, value in plain.items() if value is not None and key != "sealed"}
+
+
+def canonical(plain: dict[str, Any]) -> bytes:
+    """Return an object in the encoding that checksums are of, and what authenticates key slots."""
     return msgspec.json.encode(plain, order="deterministic")
