@@ -1,0 +1,339 @@
+"""A repository with parity: each pack has its own, and one store alone heals what a disk does to it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from drkit.copy import copy
+from drkit.errors import NoSpace, StoreCorrupt, UsageError
+from drkit.format import parity
+from drkit.format import settings as settings_format
+from drkit.format.settings import ParitySettings
+from drkit.model import Finding, Level, PackId
+from drkit.progress import NullProgress
+from drkit.repair import RepairReport, repair
+from drkit.repo import Repository
+from drkit.repo.names import pack_name
+from drkit.repo.parity import heal_pack, parity_id_of, parity_name, parity_problem
+from drkit.retention import Limits, PruneOptions, prune
+from drkit.store import LocalStore, MemoryStore, Store
+from drkit.store.base import ObjectInfo
+from drkit.verify import verify
+from tests.support.cli import Cli
+from tests.support.faults import FaultyStore
+from tests.support.repos import START, Bench, contents, names, pack_ids, small_packs
+
+PACK = 40_000
+"""Each pack has about ten sectors, and shards of one."""
+
+
+def with_parity(bench: Bench, shards: ParitySettings) -> Bench:
+    made = Repository.create(MemoryStore(), now=START, parity=shards).config
+    for name in ("drkit.json", "drkit-copy.json"):
+        bench.store.put(name, settings_format.encode(made), overwrite=True)
+    return bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    small_packs(monkeypatch, pack=PACK, frame=6000)
+    bench = with_parity(Bench(tmp_path), ParitySettings(8, 2))
+    for number in range(20):
+        bench.write(f"plugins/p{number}/noise.bin", random.Random(number).randbytes(15_000))
+        bench.plugin(f"plugins/p{number}")
+    bench.back_up()
+    bench.write("plugins/p3/new.md", random.Random(1).randbytes(3000))
+    bench.back_up()
+    return bench
+
+
+def repaired(bench: Bench, *copies: Store, store: Store | None = None, dry_run: bool = False) -> RepairReport:
+    return repair(store or bench.store, copies, dry_run=dry_run, progress=NullProgress(), now=lambda: bench.now)
+
+
+def findings(store: Store, level: Level = Level.CONTENT) -> list[Finding]:
+    repo = Repository.open(store)
+    report = verify(repo, repo.snapshots(), level=level, every_pack=True, progress=NullProgress())
+    return list(report.findings)
+
+
+def change(store: Store, name: str, *places: int, cut: int = 0) -> None:
+    data = bytearray(store.get(name))
+    for at in places:
+        data[at % len(data)] ^= 0x20
+    store.put(name, bytes(data[: len(data) - cut]), overwrite=True)
+
+
+def parities(store: Store) -> set[PackId | None]:
+    return {parity_id_of(name) for name in names(store, "parity/")}
+
+
+def assert_whole(bench: Bench, store: Store) -> None:
+    assert findings(store) == []
+    assert parities(store) == set(pack_ids(store))
+    assert contents(Repository.open(store)) == bench.files()
+
+
+def test_each_pack_has_parity_of_the_promised_size(bench: Bench) -> None:
+    assert len(pack_ids(bench.store)) > 5
+    assert_whole(bench, bench.store)
+    for pack in pack_ids(bench.store):
+        size = bench.store.stat(pack_name(pack)).size
+        spare = bench.store.stat(parity_name(pack)).size
+        assert 2 * min(size, size / 8) <= spare <= 2 * min(size, size / 8 + 4096) + 1000
+
+
+def test_a_repository_without_parity_has_none(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.plugin("a")
+    bench.back_up()
+    assert names(bench.store, "parity/") == []
+    assert b"parity" not in bench.store.get("drkit.json")
+    assert findings(bench.store) == []
+
+
+@pytest.mark.parametrize("damage", ["flips", "a stretch", "the end", "the beginning"])
+def test_damage_heals_without_any_copy(bench: Bench, damage: str) -> None:
+    """Every pack at once; what was bad lies in quarantine."""
+    before = {name: bench.store.get(name) for name in names(bench.store, "packs/")}
+    for number, name in enumerate(before):
+        size = len(before[name])
+        if damage == "flips":
+            change(bench.store, name, number, size - 1 - number)
+        elif damage == "a stretch":
+            change(bench.store, name, *range(size // 2, min(size // 2 + 4000, size)))
+        elif damage == "the end":
+            change(bench.store, name, cut=min(4000, size))
+        else:
+            change(bench.store, name, *range(min(4000, size)))
+    bad = {name: bench.store.get(name) for name in before}
+    assert {one.code for one in findings(bench.store)} & {"pack-damaged", "pack-size"}
+    planned = repaired(bench, dry_run=True)
+    assert {name: bench.store.get(name) for name in before} == bad
+    report = repaired(bench)
+    assert report.ok
+    assert planned.healed == report.healed
+    assert {one.object for one in report.healed} == set(before)
+    assert all(one.source.startswith("parity/") for one in report.healed)
+    assert report.rescued == 0
+    assert {name: bench.store.get(name) for name in before} == before
+    assert {name.split("/", 2)[2]: bench.store.get(name) for name in report.quarantined} == bad
+    assert_whole(bench, bench.store)
+    assert repaired(bench).healed == ()
+
+
+def test_parity_that_is_damaged_or_gone_is_told_and_made_anew(bench: Bench) -> None:
+    spares = names(bench.store, "parity/")
+    before = {name: bench.store.get(name) for name in spares}
+    bench.store.delete(spares[0])
+    change(bench.store, spares[1], 5000)
+    change(bench.store, spares[2], cut=100)
+    assert findings(bench.store, Level.PACKS) == []
+    found = findings(bench.store)
+    assert {one.object for one in found} == set(spares[:3])
+    assert {one.code for one in found} == {"parity-damaged"}
+    assert all("drkit repair" in one.repair for one in found)
+    planned = repaired(bench, dry_run=True)
+    assert {one.object for one in findings(bench.store)} == set(spares[:3])
+    report = repaired(bench)
+    assert report.ok
+    assert report.healed == planned.healed
+    assert {one.object for one in report.healed} == set(spares[:3])
+    assert {name: bench.store.get(name) for name in spares} == before
+    assert len(report.quarantined) == 2
+
+
+def test_a_pack_and_its_parity_may_both_be_damaged(bench: Bench) -> None:
+    for pack in pack_ids(bench.store):
+        change(bench.store, pack_name(pack), 10)
+        change(bench.store, parity_name(pack), 20)  # in its header
+    report = repaired(bench)
+    assert report.ok
+    assert len(report.healed) == 2 * len(pack_ids(bench.store))
+    assert_whole(bench, bench.store)
+
+
+def test_what_parity_does_not_heal_comes_from_a_copy_or_its_parity(bench: Bench) -> None:
+    """One pack is too far gone here; in the copy it is damaged, too, but no more than its parity heals."""
+    second = MemoryStore("second")
+    copy(bench.repo, second, progress=NullProgress(), now=lambda: bench.now)
+    assert_whole(bench, second)
+    first, other, *_ = sorted(pack_ids(bench.store), key=lambda pack: -bench.store.stat(pack_name(pack)).size)
+    for pack in (first, other):
+        change(bench.store, pack_name(pack), *range(0, PACK, 1000))
+    change(second, pack_name(first), 100, 5000)
+    report = repaired(bench, second)
+    assert report.ok
+    sources = {one.object: one.source for one in report.healed}
+    assert sources == {pack_name(first): f"the parity in {second.url}", pack_name(other): second.url}
+    assert_whole(bench, bench.store)
+
+
+def test_what_nothing_gives_back_is_named_and_no_parity_stays_behind(bench: Bench) -> None:
+    pack = pack_ids(bench.store)[0]
+    change(bench.store, pack_name(pack), *range(0, PACK, 1000))
+    report = repaired(bench)
+    assert not report.ok
+    assert parities(bench.store) == set(pack_ids(bench.store))
+    assert pack not in parities(bench.store)
+    assert {name.split("/")[2] for name in report.quarantined} >= {"packs", "parity"}
+    bench.back_up()
+    assert contents(bench.repo) == bench.files()
+    assert parities(bench.store) == set(pack_ids(bench.store))
+
+
+def test_with_as_much_parity_as_data_a_pack_may_be_missing(tmp_path: Path) -> None:
+    bench = with_parity(Bench(tmp_path), ParitySettings(3, 3))
+    bench.write("a", random.Random(5).randbytes(50_000))
+    bench.back_up()
+    [pack] = pack_ids(bench.store)
+    bench.store.delete(pack_name(pack))
+    assert repaired(bench).ok
+    assert contents(bench.repo) == bench.files()
+
+
+class LossyStore:
+    """A store that cannot read some stretches: a get of the whole fails, and each range that touches one of them."""
+
+    def __init__(self, inner: MemoryStore, lost: dict[str, list[tuple[int, int]]]) -> None:
+        self.inner = inner
+        self.lost = lost
+        self.asked = 0
+        self.directory = b"/somewhere"
+        self.url = inner.url
+
+    def get(self, name: str) -> bytes:
+        return self.get_range(name, 0, self.inner.stat(name).size)
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        self.asked += 1
+        if any(start < offset + length and offset < end for start, end in self.lost.get(name, ())):
+            raise StoreCorrupt(f"{name} does not read")
+        return self.inner.get_range(name, offset, length)
+
+    def stat(self, name: str) -> ObjectInfo:
+        return self.inner.stat(name)
+
+
+def test_only_the_stretch_that_does_not_read_is_lost(bench: Bench) -> None:
+    """As of a disk with a bad sector, or an encrypted object with one chunk that does not authenticate."""
+    pack = max(pack_ids(bench.store), key=lambda pack: bench.store.stat(pack_name(pack)).size)
+    name = pack_name(pack)
+    store = LossyStore(bench.store, {name: [(9000, 9100)], parity_name(pack): [(0, 50)]})  # type: ignore[arg-type]
+    assert heal_pack(store, pack) == bench.store.get(name)  # type: ignore[arg-type]
+    assert store.asked < 40
+    length = parity.decode(bench.store.get(parity_name(pack)))[0].length
+    store.lost[name] = [(at, at + 1) for at in (0, length, 2 * length)]
+    assert heal_pack(store, pack) == b""  # type: ignore[arg-type]
+
+
+def test_a_prune_takes_parity_with_its_pack(bench: Bench) -> None:
+    for ref in bench.repo.snapshots()[:-1]:
+        bench.store.delete(ref.name)
+    bench.write("plugins/p5/noise.bin", b"other")
+    bench.back_up()
+    bench.store.delete(bench.repo.snapshots()[0].name)
+    stray = parity_name(PackId(b"\x07" * 32))
+    bench.store.put(stray, b"what a prune that was killed has left")
+    before = set(pack_ids(bench.store))
+    report = prune(
+        bench.repo,
+        PruneOptions(limits=Limits(0.0, None, None)),
+        progress=NullProgress(),
+        now=lambda: bench.now,
+        sleep=lambda _: None,
+    )
+    assert report.packs_deleted
+    assert set(pack_ids(bench.store)) - before
+    assert_whole(bench, bench.store)
+
+
+def test_a_backup_that_was_killed_between_a_pack_and_its_parity_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each put: the next backup leaves no pack without parity, and no parity without a pack."""
+    small_packs(monkeypatch, pack=PACK, frame=6000)
+    failed = 0
+    for number in range(40):
+        (tmp_path / str(number)).mkdir()
+        bench = with_parity(Bench(tmp_path / str(number)), ParitySettings(4, 1))
+        for plugin in range(8):
+            bench.write(f"p{plugin}/noise.bin", random.Random(plugin).randbytes(15_000))
+        whole = bench.store
+        faulty = FaultyStore(whole)
+        faulty.fail("put", after=number, times=None, error=NoSpace("full"))
+        bench.store = faulty
+        try:
+            bench.back_up()
+        except NoSpace:
+            failed += 1
+        bench.store = whole
+        for name in names(whole, "locks/"):
+            whole.delete(name)
+        bench.back_up()
+        assert_whole(bench, whole)
+        if not any(fault.hits for fault in faulty._faults):
+            break
+    assert failed > 8
+
+
+def test_a_copy_that_was_killed_leaves_no_pack_without_parity(bench: Bench) -> None:
+    puts = len(list(bench.store.list("")))
+    for number in range(0, puts, 3):
+        target = MemoryStore(f"target{number}")
+        faulty = FaultyStore(target)
+        faulty.fail("put", after=number, times=None, error=NoSpace("full"))
+        with pytest.raises(NoSpace):
+            copy(bench.repo, faulty, progress=NullProgress(), now=lambda: bench.now)
+        for name in names(target, "locks/"):
+            target.delete(name)
+        copy(bench.repo, target, progress=NullProgress(), now=lambda: bench.now)
+        assert_whole(bench, target)
+
+
+def test_without_the_package_all_can_be_read_and_nothing_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "zfec", None)
+    before = names(bench.store, "")
+    with pytest.raises(UsageError, match="zfec"):
+        bench.back_up()
+    with pytest.raises(UsageError, match="zfec"):
+        repaired(bench)
+    with pytest.raises(UsageError, match="zfec"):
+        copy(bench.repo, MemoryStore("empty"), progress=NullProgress(), now=lambda: bench.now)
+    with pytest.raises(UsageError, match="zfec"):
+        Repository.create(MemoryStore("new"), now=START, parity=ParitySettings(2, 1))
+    assert names(bench.store, "") == before
+    assert_whole(bench, bench.store)
+    for pack in pack_ids(bench.store):
+        assert parity_problem(bench.store, pack) == ""
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    source = Bench(tmp_path)
+    source.plugin("plugins/a")
+    source.write("plugins/a/noise.bin", random.Random(1).randbytes(200_000))
+    repo = tmp_path / "repo"
+    cli = Cli(tmp_path, DRKIT_REPO=str(repo))
+    for bad in ("16", "0+1", "1+0", "2+3", "200+100", "a+b", "-1+1"):
+        assert cli("init", f"--parity={bad}").code == 2
+        assert not repo.exists()
+    assert cli("init", "--parity", "16+2").code == 0
+    made = cli("backup", str(source.source), "--json").json
+    [pack] = (repo / "packs").rglob("*.zst")
+    data = pack.read_bytes()
+    pack.chmod(0o600)
+    pack.write_bytes(data[:1000] + bytes(5000) + data[6000:-3000])
+    assert cli("verify", "--level", "content").code == 20
+    run = cli("repair", "--json")
+    assert run.code == 0, run
+    assert [one["source"] for one in run.json["healed"]] == [f"parity/{pack.parent.name}/{pack.stem}.par"]
+    assert pack.read_bytes() == data
+    assert cli("verify", "--level", "restore").code == 0
+    back = cli("restore", "latest", "--target", str(tmp_path / "back"), "--json").json
+    assert back["tree_sha256"] == made["tree_sha256"]
+    assert findings(LocalStore(str(repo))) == []
