@@ -77,11 +77,16 @@ class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class CopiesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`[copies]`: `require` stores besides the repository must be brought up to date, all of them by default.
 
-    `max_lag` is how far a store may be behind before that is told: a number of snapshots, or a span of time.
+    `max_lag` is how far a store may be behind before that is told: a number of snapshots that it lacks, or a span of
+    time since the first of them.
     """
 
     require: int | None = None
-    max_lag: int | str = 0
+    max_lag: int | str = "24h"
+
+    def too_far(self, behind: int, behind_s: float) -> bool:
+        """Whether a store that lacks `behind` snapshots, the first of them since `behind_s` seconds, lags too far."""
+        return behind > self.max_lag if isinstance(self.max_lag, int) else behind_s > parse_span(self.max_lag)
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,18 +156,24 @@ def _decode(data: bytes, path: str) -> Config:
 def _check(config: Config, path: str) -> None:
     """UsageError if a store has no proper name or URL, or if the policy of the copies means nothing."""
     wrong = ""
+    urls: dict[str, str] = {}
     for name, store in config.stores.items():
         if not _NAME.fullmatch(name):
             wrong = f"stores.{name}: the name of a store has letters, digits, '-', '_' and '.'"
         elif not store.url:
             wrong = f"stores.{name}: the URL is empty"
+        elif store.url in urls:
+            wrong = f"stores.{name} and stores.{urls[store.url]} are the same place, which is one copy"
+        urls[store.url] = name
     copies = config.copies
-    if copies.require is not None and not 0 <= copies.require <= len(config.stores):
-        wrong = f"copies.require is {copies.require}, but there are {len(config.stores)} [stores]"
-    if isinstance(copies.max_lag, str):
-        parse_span(copies.max_lag)
-    elif copies.max_lag < 0:
-        wrong = f"copies.max_lag is {copies.max_lag}, which is no number of snapshots"
+    others = len(config.stores.keys() - {config.repo})
+    if copies.require is not None and not 0 <= copies.require <= others:
+        wrong = f"copies.require is {copies.require}, but of [stores] there are {others} besides the repository"
+    try:
+        if copies.too_far(0, 0):
+            wrong = f"copies.max_lag is {copies.max_lag}, which is no number of snapshots"
+    except UsageError as error:
+        wrong = f"copies.max_lag: {error}"
     if wrong:
         raise UsageError(f"{path}: {wrong}", hint="docs/copies.md describes [stores] and [copies]")
 

@@ -31,7 +31,8 @@ _RPO = {"hourly": "3h", "daily": "2d", "weekly": "15d", "monthly": "63d"}
 class Job(Struct, frozen=True):
     """What a job does: back up `source` to `repo`, then drill `sample` plugins.
 
-    `program` is how drkit is called. `inventory` is the file that --inventory names, empty for the usual one.
+    `program` is how drkit is called. `inventory` and `config` are the files that those options name, empty
+    for the usual ones.
     """
 
     program: tuple[str, ...]
@@ -40,10 +41,13 @@ class Job(Struct, frozen=True):
     every: Every
     sample: int
     inventory: str = ""
+    config: str = ""
 
     def commands(self) -> list[list[str]]:
         """Return the commands, in order; each must end well before the next begins."""
-        start = [*self.program, "--repo", self.repo, *(["--inventory", self.inventory] if self.inventory else [])]
+        start = [*self.program, "--repo", self.repo]
+        for option, file in (("--inventory", self.inventory), ("--config", self.config)):
+            start += [option, file] if file else []
         return [
             [*start, "--quiet", "backup", self.source, "--verify", "content"],
             [*start, "--quiet", "drill", "--sample", str(self.sample), "--rpo", _RPO[self.every]],
@@ -150,7 +154,7 @@ jobs:
 
 
 def _check(job: Job) -> None:
-    words: Sequence[str] = (*job.program, job.repo, job.source, job.inventory)
+    words: Sequence[str] = (*job.program, job.repo, job.source, job.inventory, job.config)
     for word in words:
         if not word.isprintable():
             raise UsageError(f"{word!r} cannot stand in a schedule", hint="use paths of printable UTF-8 characters")

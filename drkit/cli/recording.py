@@ -6,7 +6,7 @@ told, and `drkit inventory rebuild` or the next command catches up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drkit.copy import CopyReport
     from drkit.drill import DrillReport, GameDayReport
     from drkit.inventory import Inventory
-    from drkit.libsql import Value
+    from drkit.inventory.standing import Standing
     from drkit.repair import RepairReport
     from drkit.repo import Repository, SnapshotRef
     from drkit.restore import RestoreReport
@@ -89,11 +89,19 @@ def verification(session: Session, repository: Repository, report: VerifyReport,
 def copied(session: Session, report: CopyReport) -> None:
     """Record which packs came to a store."""
     with _told(session):
-        inventory = session.inventory()
-        at = inventory.stamp()
-        rows: list[tuple[Value, ...]] = [(at, report.repository, pack, report.target) for pack in report.packs]
-        detail = {"store": report.target, "from": report.source, "packs": len(rows), "snapshots": report.snapshots}
-        inventory.record("copy", detail, {"copies": rows}, repo_id=report.repository, at=at)
+        from drkit.copy import record_copy
+
+        record_copy(session.inventory(), report)
+
+
+def standings(session: Session, repository: Repository, urls: Sequence[str]) -> list[Standing | None]:
+    """Return how stores of a repository stand by what is recorded of them; None for each if that cannot be had."""
+    with _told(session):
+        from drkit.inventory.standing import standing
+
+        engine = session.inventory().engine
+        return [standing(engine, repository.config.repository_id, url) for url in urls]
+    return [None for _ in urls]
 
 
 def repaired(session: Session, repository: Repository, report: RepairReport) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from drkit.cli.output import Console
-from drkit.errors import PartialError, UsageError
+from drkit.errors import DrkitError, PartialError, UsageError
 from drkit.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -45,17 +45,33 @@ class Session:
     def store(self, other: str = "") -> Store:
         """Open the store that --repo, DRKIT_REPO or the configuration names, whether or not a repository is there.
 
-        `other` is the URL of another one.
+        `other` names another one. Each may be the name of one of the configured stores, or a URL.
         """
         from drkit.store import open_store
 
         config = self.config  # read even if it is not needed: what is wrong in it should not wait for the day it is
-        url = other or self.repo or config.repo
-        if not url:
+        named = other or self.repo or config.repo
+        if not named:
             raise UsageError("no repository named", hint="give --repo URL, or set DRKIT_REPO")
-        store = open_store(url)
+        store = open_store(config.resolve(named))
+        if named in config.stores and config.stores[named].append_only:
+            from drkit.store.wrap import AppendOnly
+
+            store = AppendOnly(store)
         self._stores.append(store)
         return store
+
+    def address(self, named: str) -> str:
+        """Return what the store that is named calls itself, as the inventory knows it; nothing is asked of it."""
+        from drkit.store import open_store
+
+        url = self.config.resolve(named)
+        try:
+            store = open_store(url)
+        except DrkitError:  # whoever uses it is told what is missing
+            return url
+        store.close()
+        return store.url
 
     def open(self, *, cached: bool = False) -> Repository:
         """Open the repository. What turns out to be wrong with it is told when the session is closed.

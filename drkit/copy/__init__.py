@@ -1,5 +1,6 @@
 """Copy: bring a second store up to date, object by object, each read back there and hashed."""
 
 from drkit.copy.copy import CopyReport, copy
+from drkit.copy.record import record_copy
 
-__all__ = ["CopyReport", "copy"]
+__all__ = ["CopyReport", "copy", "record_copy"]

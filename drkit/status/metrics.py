@@ -24,6 +24,9 @@ _HELP = {
     "drkit_drill_passed": "Whether it passed.",
     "drkit_plugins": "Plugins of a group in the newest snapshot.",
     "drkit_plugins_proved": "Those of them that were brought back at least once.",
+    "drkit_store_lag_snapshots": "Snapshots that a store lacks.",
+    "drkit_store_lag_seconds": "How long ago the first snapshot that a store lacks was taken.",
+    "drkit_store_ok": "Whether a store is as up to date as it is to be, and no damage is known.",
     "drkit_outbox_pending": "Recorded transactions that an end of the outbox has not got.",
 }
 
@@ -36,6 +39,11 @@ def openmetrics(report: StatusReport) -> str:
     for source in report.sources:
         for name, labels, value in _source(source):
             samples[name].append((labels, value))
+    for store in report.stores:
+        of_store = {"repository": store.repository, "store": store.name}
+        samples["drkit_store_lag_snapshots"].append((of_store, store.lag))
+        samples["drkit_store_lag_seconds"].append((of_store, store.lag_s))
+        samples["drkit_store_ok"].append((of_store, store.lag_met and not store.failed))
     for end, count in report.pending.items():
         samples["drkit_outbox_pending"].append(({"end": end}, count))
     lines = []

@@ -66,11 +66,34 @@ class SourceStatus(Struct, frozen=True):
     groups: tuple[Group, ...]
 
 
+class StoreStatus(Struct, frozen=True):
+    """One store of a repository, as far as the inventory knows.
+
+    `snapshot` is the newest that is known to be there. `lag` counts the snapshots of the repository that came after
+    it, `lag_s` is how long ago the first of them was taken. `proved` has the age of the newest proof of each level,
+    highest first; `failed` tells that damage was found since.
+    """
+
+    name: str
+    url: str
+    repository: str
+    snapshot: str | None
+    lag: int
+    lag_s: float
+    lag_met: bool
+    proved: dict[str, float]
+    failed: bool
+
+
 class StatusReport(Struct, frozen=True):
-    """`ok` where every source meets its targets; `pending` are the transactions that each end has not got."""
+    """`ok` where every source and every store meets its targets.
+
+    `pending` are the transactions that each end has not got.
+    """
 
     ok: bool
     at: str
     inventory: str
     sources: tuple[SourceStatus, ...]
+    stores: tuple[StoreStatus, ...]
     pending: dict[str, int]

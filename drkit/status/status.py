@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
+from drkit.config import CopiesConfig
 from drkit.inventory import Inventory, queries
 from drkit.inventory.records import DrillRow, PluginRecord, SnapshotRecord, VerificationRecord
-from drkit.status.report import Group, LastDrill, SourceStatus, StatusReport, Verified
+from drkit.inventory.standing import standing
+from drkit.status.report import Group, LastDrill, SourceStatus, StatusReport, StoreStatus, Verified
 
 LOOK_BACK = 500
 """How many of the newest snapshots, verifications and drills are looked at."""
@@ -15,10 +18,19 @@ _DEPTH = 2
 """How many components of a plugin's directory name its group."""
 
 
-def status(inventory: Inventory, *, now: datetime, rpo_s: float, ends: Sequence[str] = ("stored",)) -> StatusReport:
+def status(
+    inventory: Inventory,
+    *,
+    now: datetime,
+    rpo_s: float,
+    ends: Sequence[str] = ("stored",),
+    stores: Mapping[str, str] = MappingProxyType({}),
+    copies: CopiesConfig | None = None,
+) -> StatusReport:
     """Sum up what the inventory knows. `rpo_s` is how old the newest verified snapshot of a source may be.
 
-    `ends` are the ends of the outbox to count for: "stored", the repository, and "pushed", Turso.
+    `ends` are the ends of the outbox to count for: "stored", the repository, and "pushed", Turso. `stores` are those
+    that are to have every snapshot, name → URL, and `copies` says how far one may lag.
     """
     newest = inventory.newest_by_source()
     past = _Past(
@@ -28,11 +40,15 @@ def status(inventory: Inventory, *, now: datetime, rpo_s: float, ends: Sequence[
         inventory.drills(limit=LOOK_BACK),
     )
     sources = tuple(_source(inventory, past, row, rpo_s) for row in newest)
+    places = tuple(_stores(inventory, past, newest, stores, copies or CopiesConfig()))
     return StatusReport(
-        ok=bool(sources) and all(source.rpo_met and source.rto_met is not False for source in sources),
+        ok=bool(sources)
+        and all(source.rpo_met and source.rto_met is not False for source in sources)
+        and all(store.lag_met and not store.failed for store in places),
         at=now.isoformat(timespec="seconds"),
         inventory=inventory.id,
         sources=sources,
+        stores=places,
         pending={end: len(inventory.outbox_pending(end)) for end in ends},
     )
 
@@ -113,6 +129,34 @@ def _source(inventory: Inventory, past: _Past, row: SnapshotRecord, rpo_target_s
         rto_met=all(passed) if passed else None,
         groups=_groups(inventory, past, row, queries.recent_plugins(inventory.engine, row)),
     )
+
+
+def _stores(
+    inventory: Inventory,
+    past: _Past,
+    newest: Sequence[SnapshotRecord],
+    stores: Mapping[str, str],
+    copies: CopiesConfig,
+) -> Iterator[StoreStatus]:
+    """Tell of each store, for the repositories that are known to be in one of them."""
+    made = {(row.repository, row.store) for row in newest}
+    for repository in dict.fromkeys(row.repository for row in newest):
+        found = {name: standing(inventory.engine, repository, url) for name, url in stores.items()}
+        if not any(known.snapshot or (repository, known.url) in made for known in found.values()):
+            continue
+        for name, known in found.items():
+            lag_s = past.age(known.since) if known.since else 0.0
+            yield StoreStatus(
+                name=name,
+                url=known.url,
+                repository=repository,
+                snapshot=known.snapshot,
+                lag=known.behind,
+                lag_s=lag_s,
+                lag_met=not copies.too_far(known.behind, lag_s),
+                proved={level: past.age(at) for level, at in known.proved.items()},
+                failed=known.failed,
+            )
 
 
 def _groups(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import structs
 
+from drkit.cli import copies, recording
 from drkit.cli.output import Console, count, duration, size
 from drkit.cli.params import LevelName
 from drkit.cli.session import Session
@@ -17,6 +18,8 @@ from drkit.model import Level
 
 if TYPE_CHECKING:
     from drkit.backup import BackupReport
+    from drkit.cli.copies import Done
+    from drkit.repo import Repository
 
 EXAMPLES = """
 drkit backup ~/plugins
@@ -39,6 +42,8 @@ KEYS = {
     "warnings": "what could not be read, or changed while it was read; then the exit code is 3",
     "dry_run": "whether nothing was written",
     "verify": "with --verify, the result of 'drkit verify', else null",
+    "copies": "of each of the configured stores: {name, url, ok, error, created, snapshots, packs, bytes, lag, lag_s, "
+    "duration_s}; how many snapshots and packs were copied there, how many snapshots it still lacks, and since when",
 }
 
 
@@ -59,6 +64,9 @@ def command(
         int | None, typer.Option("--level", min=1, max=19, metavar="N", help="zstd level of this backup, 1 to 19.")
     ] = None,
     host: Annotated[str, typer.Option("--host", metavar="NAME", help="Record this instead of the host's name.")] = "",
+    no_copies: Annotated[
+        bool, typer.Option("--no-copies", help="Do not bring the configured stores up to date.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and report, but store nothing.")] = False,
 ) -> int:
     """Take a snapshot of a directory.
@@ -66,9 +74,12 @@ def command(
     Files of which size, times and inode are as they were are not read again. What could not be read becomes a
     warning, and the exit code is 3. A SQLite database that is in use is stored as its last transaction left it. Globs
     without '/' match any name, those with one match from the top.
+
+    Then the [stores] of drkit.toml are brought up to date, as by 'drkit copy --all'. If fewer of them than [copies]
+    requires can be, or one lags too far, the exit code is 3.
     """
     from drkit.backup import BackupOptions, backup
-    from drkit.cli import guarding, recording
+    from drkit.cli import guarding
     from drkit.cli.commands import verify as prove
     from drkit.source.walk import PluginRules
 
@@ -102,16 +113,29 @@ def command(
     if verify and not dry_run:
         repository = session.open()  # as somebody else will find it
         proof = prove.run(session, repository, [repository.resolve(report.snapshot)], Level[verify.upper()])
-    if not dry_run:
-        recording.flush(session, repository)
     console = session.console
-    console.result({**structs.asdict(report), "verify": proof})
     _show(console, report)
     if proof is not None:
         prove.show(session, proof)
-        if not proof.ok:
-            return IntegrityError.code
-    return PartialError.code if report.warnings else 0
+    done = [] if dry_run or no_copies else _copy(session, repository)
+    if not dry_run:
+        recording.flush(session, repository)
+    console.result({**structs.asdict(report), "verify": proof, "copies": [each.copy for each in done]})
+    short = copies.verdict(session, done, require=config.copies.require)
+    if proof is not None and not proof.ok:
+        return IntegrityError.code
+    return PartialError.code if report.warnings else short
+
+
+def _copy(session: Session, repository: Repository) -> list[Done]:
+    """Bring the configured stores up to date, with what was recorded so far among what goes there."""
+    stores = copies.of(session, repository.store)
+    if not stores:
+        return []
+    recording.flush(session, repository, turso=False)
+    done = copies.every(session, repository, stores, level=Level.EXISTS)
+    copies.show(session, done)
+    return done
 
 
 def _show(console: Console, report: BackupReport) -> None:

@@ -1,26 +1,28 @@
-"""`drkit copy`: bring a second store up to date."""
+"""`drkit copy`: bring other stores up to date."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from msgspec import structs
 
-from drkit.cli.output import Console, count, duration, size
+from drkit.cli import copies, recording
 from drkit.cli.params import LevelName
 from drkit.cli.session import Session
-from drkit.clock import utc_now
-from drkit.errors import IntegrityError, PartialError
+from drkit.errors import UsageError
 from drkit.model import Level
 
 if TYPE_CHECKING:
+    from drkit.cli.copies import Done
     from drkit.copy import CopyReport
+    from drkit.repo import Repository
 
 EXAMPLES = """
 drkit copy --to s3://bucket/plugins
 drkit copy --to turso: --verify content
 drkit copy --to /mnt/usb/backups --dry-run
+drkit copy --all
 """
 KEYS = {
     "source": "the store that was copied from",
@@ -36,61 +38,76 @@ KEYS = {
     "left_out": "ids of snapshots that were not copied because something that they need is damaged or missing",
     "findings": "{code, object, message, repair}; if there are any, the exit code is 3",
     "duration_s": "seconds",
-    "verify": "result of 'drkit verify' of the copied snapshots at the target, null for a dry run",
+    "verify": "result of 'drkit verify' of the copied snapshots at the target, null for a dry run and with --all",
+    "copies": "of each store: {name, url, ok, error, created, snapshots, packs, bytes, lag, lag_s, duration_s}, as in "
+    "the result of 'drkit backup'; with --all the keys above are of all stores together, and `target` is empty",
 }
 
 
 def command(
     ctx: typer.Context,
     *,
-    to: Annotated[str, typer.Option("--to", metavar="URL", help="The store to bring up to date.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="STORE", help="The store to bring up to date: a name in drkit.toml, or a URL."),
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Bring every store in drkit.toml up to date.")] = False,
     verify: Annotated[
         LevelName, typer.Option("--verify", help="How thoroughly to verify the copied snapshots; see 'drkit verify'.")
     ] = "exists",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be copied, and write nothing.")] = False,
 ) -> int:
-    """Bring a second store up to date.
+    """Bring other stores up to date.
 
     An empty store becomes a copy of the repository; one that holds another repository is refused. What is there
     already is not sent again, also after an interruption. Every pack is hashed before it goes and again as the target
     gives it back; then the snapshots are verified there to the level of --verify, and that is recorded for this store.
     Nothing is deleted at the target. What is damaged here is not copied, and the exit code is 3.
+
+    With --all, a store that fails does not stop the others; the exit code is 3 then.
     """
-    from drkit.cli import recording
-    from drkit.cli.commands import verify as prove
-    from drkit.copy import copy
-    from drkit.repo import Repository
-
     session: Session = ctx.obj
+    if bool(to) == every:
+        raise UsageError("give one of --to and --all")
     repository = session.open()
-    target = session.store(to)
-    with session.progress() as progress:
-        report = copy(repository, target, dry_run=dry_run, progress=progress, now=utc_now)
-    proof = None
+    level = Level[verify.upper()]
+    if every:
+        stores = copies.of(session, repository.store)
+        if not stores:
+            raise UsageError(
+                f"drkit.toml names no stores for copies of {repository.store.url}",
+                hint="docs/copies.md describes [stores]; or name one with --to",
+            )
+        done = copies.every(session, repository, stores, level=level, dry_run=dry_run)
+    else:
+        done = copies.only(session, repository, to, level=level, dry_run=dry_run)
     if not dry_run:
-        recording.copied(session, report)
-        there = Repository.open(target)
-        refs = [ref for ref in there.snapshots() if ref.id in report.snapshots] or there.snapshots()[-1:]
-        if refs:
-            proof = prove.run(session, there, refs, Level[verify.upper()])
         recording.flush(session, repository)
-    session.console.result({**structs.asdict(report), "verify": proof})
-    _show(session.console, report)
-    session.told.update(report.findings)
-    if proof is not None:
-        prove.show(session, proof)
-        if not proof.ok:
-            return IntegrityError.code
-    return PartialError.code if report.findings else 0
+    reports = [each.report for each in done if each.report is not None]
+    proof = done[0].proof if to else None
+    session.console.result({**_together(repository, done, reports), "verify": proof, "copies": [d.copy for d in done]})
+    copies.show(session, done, dry_run=dry_run)
+    return copies.exit_code(session, done)
 
 
-def _show(console: Console, report: CopyReport) -> None:
-    if not console.json:
-        for finding in report.findings:
-            console.finding(finding)
-    did = "would copy" if report.dry_run else "copied"
-    console.note(
-        f"{did} {count(len(report.snapshots), 'snapshot')} in {count(len(report.packs), 'pack')}, "
-        f"{size(report.bytes)}, to {report.target}; {count(report.present, 'pack')} there already, "
-        f"{duration(report.duration_s)}"
-    )
+def _together(repository: Repository, done: Sequence[Done], reports: Sequence[CopyReport]) -> dict[str, Any]:
+    """Return the keys of the reports, those of several stores taken together."""
+    return {
+        "source": repository.store.url,
+        "target": done[0].copy.url if len(done) == 1 else "",
+        "repository": repository.config.repository_id,
+        "created": any(report.created for report in reports),
+        "dry_run": any(report.dry_run for report in reports),
+        "snapshots": _union(report.snapshots for report in reports),
+        "packs": _union(report.packs for report in reports),
+        "bytes": sum(report.bytes for report in reports),
+        "present": sum(report.present for report in reports),
+        "others": sum(report.others for report in reports),
+        "left_out": _union(report.left_out for report in reports),
+        "findings": [finding for report in reports for finding in report.findings],
+        "duration_s": round(sum(each.copy.duration_s for each in done), 3),
+    }
+
+
+def _union(lists: Iterable[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(one for each in lists for one in each))

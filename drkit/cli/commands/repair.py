@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from drkit.repair import RepairReport
 
 EXAMPLES = """
-drkit repair --from s3://bucket/plugins
-drkit repair --from turso: --from /mnt/usb/backups --dry-run
 drkit repair
+drkit repair --from offsite
+drkit repair --repo offsite --from s3://bucket/plugins
+drkit repair --from turso: --from /mnt/usb/backups --dry-run
 """
 KEYS = {
     "store": "the store that was repaired",
@@ -39,7 +40,12 @@ def command(
     ctx: typer.Context,
     *,
     source: Annotated[
-        list[str] | None, typer.Option("--from", metavar="URL", help="A good copy of the repository; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="STORE",
+            help="A good copy: a name in drkit.toml, or a URL; repeatable [default: every store in drkit.toml].",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read everything, and say what would be done.")] = False,
 ) -> int:
@@ -49,16 +55,18 @@ def command(
     whole is saved blob by blob as far as it can be read, and the index is written anew. What is lost then is listed,
     path by path, and everything else stays restorable; the next backup stores what the source still has. A store that
     lost everything comes back as well.
+
+    Without --from, the stores that drkit.toml names are the copies; one that cannot be opened is told and left out.
     """
-    from drkit.cli import recording
+    from drkit.cli import copies, recording
     from drkit.repair import repair
     from drkit.repo import Repository
 
     session: Session = ctx.obj
     store = session.store()
-    copies = [session.store(url) for url in source or ()]
+    sources = [session.store(url) for url in source] if source else copies.good(session, store)
     with session.progress() as progress:
-        report = repair(store, copies, dry_run=dry_run, progress=progress, now=utc_now)
+        report = repair(store, sources, dry_run=dry_run, progress=progress, now=utc_now)
     if not dry_run:
         repository = Repository.open(store)
         recording.repaired(session, repository, report)

@@ -43,12 +43,13 @@ def command(
     Nothing is installed. Of several files each begins with a comment that says its name.
     """
     from drkit import schedule
+    from drkit.config import DEFAULT_NAME
 
     chosen = [name for name, given in (("systemd", systemd), ("cron", cron), ("github", github)) if given]
     if len(chosen) != 1:
         raise UsageError("give one of --systemd, --cron and --github")
     session: Session = ctx.obj
-    repo = session.repo or session.config.repo
+    repo = session.config.resolve(session.repo or session.config.repo)
     if github:
         job = schedule.Job(("drkit",), repo, source, every, sample)
     else:
@@ -58,7 +59,9 @@ def command(
         where = os.path.abspath(os.path.expanduser(source))
         named = session.inventory_url and not is_remote(session.inventory_url)
         inventory = os.path.abspath(os.fsdecode(session.inventory_path)) if named else ""
-        job = schedule.Job(_program(), repo, where, every, sample, inventory)
+        config = session.config_path or (DEFAULT_NAME if os.path.exists(DEFAULT_NAME) else "")
+        config = os.path.abspath(config) if config else ""
+        job = schedule.Job(_program(), repo, where, every, sample, inventory, config)
     files = {"systemd": schedule.systemd, "cron": schedule.cron, "github": schedule.github}[chosen[0]](job)
     session.console.result({"target": chosen[0], "every": every, "files": files})
     for number, file in enumerate(files):

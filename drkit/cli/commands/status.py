@@ -14,7 +14,7 @@ from drkit.clock import utc_now
 from drkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from drkit.status import LastDrill, SourceStatus, StatusReport
+    from drkit.status import LastDrill, SourceStatus, StatusReport, StoreStatus
 
 EXAMPLES = """
 drkit status
@@ -28,6 +28,9 @@ KEYS = {
     "sources": "{path, repository, store, host, snapshot, time, age_s, files, plugins, bytes, verified, rpo_s, "
     "rpo_target_s, rpo_met, full_drill, plugin_drill, rto_met, groups}; `path` is the source, `rpo_s` the age of its "
     "newest verified snapshot; null where there is none",
+    "stores": "of each store that is to have every snapshot: {name, url, repository, snapshot, lag, lag_s, lag_met, "
+    "proved, failed}; `snapshot` is the newest there, `lag` how many came after it, `lag_s` how long ago the first of "
+    "them was taken, `proved` the age in seconds of the newest proof of each level, `failed` whether damage is known",
     "pending": "how many recorded transactions the repository (`stored`) and Turso (`pushed`) have not got",
 }
 GROUPS = 12
@@ -48,7 +51,8 @@ def command(
     """Show what is protected, where, and when and how it was last proved.
 
     Everything comes from the inventory; no repository is read. A source whose targets are missed is marked with '!'.
-    Groups of plugins that were never restored, or not for the longest time, come first.
+    Groups of plugins that were never restored, or not for the longest time, come first. Of each of the [stores] in
+    drkit.toml it shows how many snapshots it lacks, and when it was last verified.
     """
     from drkit.status import openmetrics as as_metrics
     from drkit.status import status
@@ -59,10 +63,18 @@ def command(
     rpo_s = parse_span(rpo)
     if (watch, openmetrics, console.json).count(True) > 1:
         raise UsageError("give one of --watch, --openmetrics and --json")
+    stores = _stores(session)
     ends = ("stored", "pushed") if session.turso[0] else ("stored",)
     try:
         while True:
-            report = status(session.inventory(), now=utc_now(), rpo_s=rpo_s, ends=ends)
+            report = status(
+                session.inventory(),
+                now=utc_now(),
+                rpo_s=rpo_s,
+                ends=ends,
+                stores=stores,
+                copies=session.config.copies,
+            )
             if openmetrics:
                 console.raw([as_metrics(report).encode()])
                 return
@@ -101,6 +113,10 @@ def _show(console: Console, report: StatusReport) -> None:
     for source in report.sources:
         _show_source(console, source)
         console.line()
+    for store in report.stores:
+        _show_store(console, store)
+    if report.stores:
+        console.line()
     waiting = [f"{count(n, 'transaction')} not {end}" for end, n in report.pending.items() if n]
     console.note(f"{report.at}  inventory {report.inventory[:12]}" + "".join(f", {text}" for text in waiting))
 
@@ -127,6 +143,34 @@ def _show_source(console: Console, source: SourceStatus) -> None:
             console.line(f"      {group.proved:>5} of {group.plugins:<5} {path_text(group.path) or '.'}: {last}")
         if len(source.groups) > GROUPS:
             console.line(f"      and {len(source.groups) - GROUPS} more groups")
+
+
+def _stores(session: Session) -> dict[str, str]:
+    """Return the repository and the configured stores, name → URL; nothing if none are configured."""
+    config = session.config
+    if not config.stores:
+        return {}
+    stores = {name: session.address(name) for name in config.stores}
+    named = config.repo or session.repo
+    home = session.address(named) if named else ""
+    return stores if not home or home in stores.values() else {"repo": home, **stores}
+
+
+def _show_store(console: Console, store: StoreStatus) -> None:
+    lag = "up to date"
+    if store.lag:
+        lag = f"lacks {count(store.lag, 'snapshot')}, the first taken {age(store.lag_s)} ago"
+        lag += "" if store.lag_met else f": TOO MUCH: drkit copy --to {store.name}"
+    proofs, youngest = [], float("inf")
+    for level, seconds in store.proved.items():  # the highest first: one that is older than that tells nothing
+        if seconds < youngest:
+            proofs.append(f"{level} {age(seconds)} ago")
+            youngest = seconds
+    proof = f"verified at level {', '.join(proofs)}" if proofs else "never verified"
+    if store.failed:
+        proof = f"DAMAGED: drkit repair --repo {store.name}"
+    console.line(f"{' ' if store.lag_met and not store.failed else '!'} {store.name}: {store.url}")
+    console.line(f"    {lag}; {proof}")
 
 
 def _show_drill(console: Console, what: str, drill: LastDrill | None, advice: str) -> None:

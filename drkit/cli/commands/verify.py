@@ -21,6 +21,7 @@ EXAMPLES = """
 drkit verify
 drkit verify --all --level packs --subset 1/7
 drkit verify 3f9a --level restore
+drkit verify --all --store offsite
 """
 KEYS = {
     "level": "the level that was asked for",
@@ -47,6 +48,9 @@ def command(
             "--subset", metavar="N/M|P%", help="Read only the N-th of M parts of the packs, or P per cent of them."
         ),
     ] = "",
+    store: Annotated[
+        str, typer.Option("--store", metavar="STORE", help="Verify this copy: a name in drkit.toml, or a URL.")
+    ] = "",
 ) -> int:
     """Prove that what is stored can be restored.
 
@@ -60,6 +64,7 @@ def command(
     session: Session = ctx.obj
     if snap and every:
         raise UsageError("give a snapshot or --all, not both")
+    session.repo = store or session.repo
     repository = session.open()
     refs = repository.snapshots() if every else [repository.resolve(snap or "latest")]
     report = run(session, repository, refs, Level[level.upper()], every_pack=every, subset=subset)

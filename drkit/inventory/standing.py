@@ -1,0 +1,67 @@
+"""How the stores of a repository stand, as far as the inventory knows: what each lacks, and what is proved of it."""
+
+from __future__ import annotations
+
+import json
+
+from msgspec import Struct
+
+from drkit.inventory import queries
+from drkit.inventory.engine import Engine
+
+LEVELS = ("exists", "packs", "content", "restore")
+
+
+class Standing(Struct, frozen=True):
+    """What is known of one store.
+
+    `snapshot` is the newest that is known to be there, None if none is. `behind` counts the snapshots of the
+    repository, wherever they are, that came after it; `since` is when the first of them was taken, None if there is
+    none. `proved` has the time of the newest proof of each level, highest first; `failed` tells that damage was found
+    and that no proof of that level or a higher one came after.
+    """
+
+    url: str
+    snapshot: str | None
+    behind: int
+    since: str | None
+    proved: dict[str, str]
+    failed: bool
+
+
+def standing(engine: Engine, repo_id: str, url: str) -> Standing:
+    """Sum up what is known of the store `url` of a repository. Nothing is asked of the store.
+
+    A snapshot is known to be in a store if it was made or found there, or verified there without a finding. Those
+    that were forgotten on purpose lag nowhere.
+    """
+    there = engine.execute(queries.NEWEST_THERE, (repo_id, url, url))
+    newest, time = there[0] if there else (None, "")
+    later: dict[str, str] = dict(reversed(engine.execute(queries.LATER, (repo_id, time))))
+    forgotten = _forgotten(engine, min(later.values())) if later else frozenset()
+    times = [at for snapshot, at in later.items() if snapshot not in forgotten]
+    proved, failed = {}, False
+    best = ""
+    for level in reversed(LEVELS):
+        good = _proved(engine, repo_id, url, level)
+        if good:
+            proved[level] = good
+        best = max(best, good)
+        bad = engine.execute(queries.FAILED, (repo_id, url, level))
+        failed = failed or (bool(bad) and bad[0][0] > best)
+    return Standing(url, newest, len(times), min(times, default=None), proved, failed)
+
+
+def _proved(engine: Engine, repo_id: str, url: str, level: str) -> str:
+    """Return when something was last proved at a level, by a drill too; empty if never."""
+    if level == "restore":
+        proof = queries.last_proof(engine, repo_id, url, None)
+        return proof.at if proof else ""
+    good = queries.last_verification(engine, repo_id, url, level)
+    return good.at if good else ""
+
+
+def _forgotten(engine: Engine, since: str) -> frozenset[str]:
+    """Return the snapshots that were removed on purpose since then."""
+    rows = engine.execute(queries.FORGOTTEN, (since,))
+    return frozenset(snapshot for (detail,) in rows for snapshot in json.loads(detail)["snapshots"])

@@ -1,0 +1,465 @@
+"""The configured stores: `drkit backup` keeps them in step by a policy, and `drkit status` tells how they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drkit.config import Config, CopiesConfig, StoreConfig, is_away, kind_of, load_config
+from drkit.errors import UsageError
+from drkit.inventory import Inventory
+from drkit.inventory.standing import standing
+from drkit.model import Level
+from drkit.progress import NullProgress
+from drkit.repo import Repository
+from drkit.status import openmetrics, status
+from drkit.store import LocalStore
+from drkit.verify import verify
+from tests.support.cli import Cli, Run
+from tests.support.hrana import TOKEN, serving
+
+STORES = """
+repo = "repo"
+[stores.usb]
+url = "usb"
+[stores.box]
+url = "libsql-file:box.db"
+"""
+
+
+class Home(Cli):
+    """A home directory with a source, a repository, and a configuration that names two stores."""
+
+    def configure(self, text: str) -> None:
+        (self.home / "drkit.toml").write_text(text)
+
+    def change(self, text: str = "") -> None:
+        plugin = self.home / "source/one/.claude-plugin"
+        plugin.mkdir(parents=True, exist_ok=True)
+        (plugin / "plugin.json").write_text('{"name": "one"}')
+        (self.home / "source/one/SKILL.md").write_text(text or os.urandom(8).hex())
+
+    def backup(self, *args: str) -> Run:
+        self.change()
+        return self("backup", "source", "--json", *args)
+
+    def copies(self, *args: str) -> dict[str, dict[str, Any]]:
+        """Back up; return what became of each store, by its name."""
+        run = self.backup(*args)
+        assert run.code == 0, run
+        return {copy["name"]: copy for copy in run.json["copies"]}
+
+    def store(self, name: str) -> str:
+        return str(self.home / name)
+
+    def broken(self, name: str) -> None:
+        """Put something in the place of a store that is no store."""
+        path = self.home / name
+        if path.is_dir():
+            path.rename(path.with_suffix(".away"))
+        path.write_text("no store")
+
+    def mended(self, name: str) -> None:
+        path = self.home / name
+        path.unlink()
+        away = path.with_suffix(".away")
+        if away.exists():
+            away.rename(path)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path)
+    home.configure(STORES)
+    home.change()
+    assert home("init").code == 0
+    return home
+
+
+def assert_equal(home: Home, url: str) -> None:
+    """A store holds every snapshot of the repository, whole."""
+    mine = Repository.open(LocalStore(home.store("repo")))
+    there = Repository.open(LocalStore(home.store(url)))
+    assert [ref.name for ref in there.snapshots()] == [ref.name for ref in mine.snapshots()]
+    report = verify(there, there.snapshots(), level=Level.CONTENT, every_pack=True, progress=NullProgress())
+    assert report.findings == ()
+
+
+# The configuration
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "away"),
+    [
+        ("/srv/b", "local", False),
+        ("file:///srv/b", "local", False),
+        ("libsql-file:b.db", "local", False),
+        ("s3://bucket/b", "cloud", True),
+        ("az://bucket", "cloud", True),
+        ("s3://bucket/b?endpoint=http://127.0.0.1:9000", "cloud", False),
+        ("gs://bucket/b?endpoint=http%3A%2F%2Flocalhost", "cloud", False),
+        ("s3://bucket/b?endpoint=https://s3.example.org", "cloud", True),
+        ("turso:", "turso", True),
+        ("turso://localhost.example.org", "turso", True),
+        ("turso+http://localhost:8080", "turso", False),
+    ],
+)
+def test_what_a_url_tells_of_a_store(url: str, kind: str, away: bool) -> None:
+    assert (kind_of(url), is_away(url)) == (kind, away)
+    assert (StoreConfig(url).medium, StoreConfig(url).away) == (kind, away)
+    other = StoreConfig(url, kind="tape", offsite=not away)
+    assert (other.medium, other.away) == ("tape", not away)
+
+
+def test_a_name_stands_for_a_url_and_paths_count_from_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "drkit.toml"
+    file.write_text('repo = "usb"\n[stores.usb]\nurl = "x"\n[stores.db]\nurl = "libsql-file:y.db"\nimmutable = true\n')
+    config = load_config(str(file))
+    assert config.repo == "usb"
+    assert config.resolve("usb") == f"{tmp_path}/x"
+    assert config.resolve("db") == f"libsql-file:{tmp_path}/y.db"
+    assert config.resolve("s3://b") == "s3://b"
+    assert config.stores["db"].immutable
+    assert Config().copies == CopiesConfig(require=None, max_lag="24h")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[stores.a]\n", "url"),
+        ('[stores.a]\nurl = ""\n', "stores.a: the URL is empty"),
+        ('[stores."a/b"]\nurl = "x"\n', "stores.a/b: the name"),
+        ('[stores.a]\nurl = "x"\n[stores.b]\nurl = "x"\n', "stores.b and stores.a are the same place"),
+        ('[stores.a]\nurl = "x"\nregion = "y"\n', "region"),
+        ('[stores.a]\nurl = "x"\n[copies]\nrequire = 2\n', "copies.require is 2"),
+        ("[copies]\nrequire = -1\n", "copies.require is -1"),
+        ('repo = "a"\n[stores.a]\nurl = "x"\n[copies]\nrequire = 1\n', "copies.require is 1"),
+        ("[copies]\nmax_lag = -1\n", "copies.max_lag is -1"),
+        ('[copies]\nmax_lag = "soon"\n', "copies.max_lag: 'soon'"),
+        ("[copies]\nmax_lag = true\n", "max_lag"),
+    ],
+)
+def test_what_is_wrong_with_stores_is_named(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=named):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize(
+    ("max_lag", "behind", "seconds", "too_far"),
+    [
+        *((0, 0, 0, False), (0, 1, 1, True), (3, 3, 1e9, False), (3, 4, 0, True)),
+        *(("1h", 99, 3600, False), ("1h", 1, 3601, True), ("1h", 0, 0, False)),
+    ],
+)
+def test_how_far_is_too_far(max_lag: int | str, behind: int, seconds: float, too_far: bool) -> None:
+    assert CopiesConfig(max_lag=max_lag).too_far(behind, seconds) is too_far
+
+
+# A backup and its copies
+
+
+def test_a_backup_brings_every_store_up_to_date(home: Home) -> None:
+    first = home.copies()
+    assert [(copy["ok"], copy["created"], copy["snapshots"], copy["lag"]) for copy in first.values()] == [
+        (True, True, 1, 0)
+    ] * 2
+    assert first["usb"]["url"] == home.store("usb")
+    assert first["box"]["url"] == f"libsql-file:{home.store('box.db')}"
+    second = home.copies()
+    assert [(copy["created"], copy["snapshots"], copy["lag_s"]) for copy in second.values()] == [(False, 1, 0.0)] * 2
+    assert all(0 < second[name]["bytes"] < first[name]["bytes"] for name in second)
+    assert_equal(home, "usb")
+    box = home.ok("snapshots", "--repo", "box", "--json").json["snapshots"]
+    assert box == home.ok("snapshots", "--json").json["snapshots"]
+    assert home.ok("verify", "--all", "--store", "box", "--json").json["ok"]
+
+
+def test_what_was_recorded_of_the_backup_is_in_the_copies(home: Home) -> None:
+    """So that an inventory that is rebuilt from a copy is a witness of every snapshot there."""
+    home.copies()
+    home.copies()
+    bare = Home(home.home, XDG_DATA_HOME=str(home.home / "bare"), DRKIT_REPO="usb")
+    assert bare.ok("inventory", "rebuild", "--json").json["snapshots"] == 0
+    recorded = bare.ok("inventory", "sql", "SELECT bytes_added FROM snapshots", "--json").json["rows"]
+    assert len(recorded) == 2
+    assert None not in [row[0] for row in recorded]
+
+
+def test_one_store_that_fails_does_not_stop_the_others(home: Home) -> None:
+    home.broken("usb")
+    run = home.backup()
+    assert run.code == 3
+    usb, box = run.json["copies"]
+    assert (usb["ok"], box["ok"]) == (False, True)
+    assert "usb" in usb["error"]
+    assert (usb["lag"], box["lag"]) == (1, 0)
+    assert json.loads(run.err.splitlines()[0])["code"] == "copy-failed"
+    home.mended("usb")
+    again = home.copies()
+    assert again["usb"]["snapshots"] == 2
+    assert_equal(home, "usb")
+
+
+def test_as_many_as_required_are_enough(home: Home) -> None:
+    home.configure(f"{STORES}[copies]\nrequire = 1\n")
+    home.broken("usb")
+    run = home.backup()
+    assert run.code == 0
+    assert [copy["ok"] for copy in run.json["copies"]] == [False, True]
+    assert "usb" in run.err
+    home.configure(f"{STORES}[copies]\nrequire = 2\n")
+    assert home.backup().code == 3
+    home.configure(f"{STORES}[copies]\nrequire = 0\n")
+    (home.home / "box.db").unlink()
+    home.broken("box.db")
+    assert home.backup().code == 0
+
+
+def test_a_store_that_lags_too_far_is_told_even_if_enough_others_are_up_to_date(home: Home) -> None:
+    home.configure(f"{STORES}[copies]\nrequire = 1\nmax_lag = 2\n")
+    home.copies()
+    home.broken("usb")
+    assert [home.backup().code for _ in range(3)] == [0, 0, 3]
+    run = home("copy", "--all", "--json")
+    assert run.code == 3
+    assert run.json["copies"][0]["lag"] == 3
+    text = home("backup", "source")
+    assert text.code == 3
+    assert "lacks 4 snapshots" in text.err
+    assert "drkit copy --to usb" in text.err
+
+
+def test_without_copies_and_for_a_dry_run_no_store_is_touched(home: Home) -> None:
+    assert home.copies("--no-copies") == {}
+    assert home.copies("--dry-run") == {}
+    assert not (home.home / "usb").exists()
+    assert not (home.home / "box.db").exists()
+
+
+def test_the_stores_are_those_of_the_repository_that_the_file_names(home: Home) -> None:
+    """Another one must never be copied into them."""
+    home.ok("init", "--repo", "other")
+    assert home.copies("--repo", "other") == {}
+    assert not (home.home / "usb").exists()
+    refused = home("copy", "--all", "--repo", "other", "--json")
+    assert refused.code == 2
+    assert "no stores" in refused.error["message"]
+    home.copies()
+    assert set(home.copies("--repo", "usb")) == {"box"}, "a copy that is backed up to is brought nowhere but to others"
+    home.configure(STORES.replace('repo = "repo"\n', ""))
+    assert set(home.copies("--repo", "repo")) == {"usb", "box"}
+    stranger = home.backup("--repo", "other")
+    assert stranger.code == 3
+    assert "another repository" in stranger.json["copies"][0]["error"]
+
+
+def test_the_repository_may_be_one_of_the_stores(home: Home) -> None:
+    home.configure('repo = "main"\n[stores.main]\nurl = "repo"\n[stores.usb]\nurl = "usb"\n')
+    assert set(home.copies()) == {"usb"}
+    assert_equal(home, "usb")
+
+
+def test_damage_here_does_not_go_and_is_told(home: Home) -> None:
+    home.copies("--no-copies")
+    pack = next((home.home / "repo/packs").rglob("*.zst"))
+    pack.chmod(0o600)
+    pack.write_bytes(bytes(pack.stat().st_size))
+    run = home.backup()
+    assert run.code == 3
+    assert all(not copy["ok"] and pack.name in copy["error"] for copy in run.json["copies"])
+
+
+def test_an_append_only_store_is_never_asked_to_replace(home: Home) -> None:
+    home.configure(STORES.replace('url = "usb"', 'url = "usb"\nappend_only = true'))
+    home.copies()
+    home.copies()
+    for _ in range(3):
+        home.backup("--no-copies")
+    home.ok("forget", "--keep-last", "2")
+    home.ok("prune", "--max-unused", "0")
+    assert home.copies()["usb"]["ok"]
+    home.ok("forget", "--keep-last", "1")
+    home.ok("prune", "--max-unused", "0")
+    assert home.copies()["usb"]["ok"]
+    denied = home("forget", "--keep-last", "1", "--repo", "usb", "--json")
+    assert denied.code == 13
+    assert "append-only" in denied.error["message"]
+    assert home.ok("verify", "--all", "--store", "usb", "--json").json["ok"]
+
+
+# By hand
+
+
+def test_copy_to_a_name_and_to_all(home: Home) -> None:
+    home.backup("--no-copies")
+    planned = home.ok("copy", "--all", "--dry-run", "--json").json
+    assert [copy["snapshots"] for copy in planned["copies"]] == [1, 1]
+    assert not (home.home / "usb").exists()
+    one = home.ok("copy", "--to", "usb", "--json").json
+    assert one["target"] == home.store("usb")
+    assert one["copies"][0]["name"] == "usb"
+    every = home.ok("copy", "--all", "--json").json
+    assert [copy["snapshots"] for copy in every["copies"]] == [0, 1]
+    assert every["packs"] == one["packs"]
+    assert_equal(home, "usb")
+    assert home("copy", "--json").error["code"] == 2
+    assert home("copy", "--all", "--to", "usb", "--json").error["code"] == 2
+
+
+def test_copy_to_all_tells_what_failed_and_does_the_rest(home: Home) -> None:
+    home.backup("--no-copies")
+    home.broken("usb")
+    run = home("copy", "--all")
+    assert run.code == 3
+    assert "usb" in run.err
+    assert "box.db" in run.text
+    home.mended("usb")
+    assert home("copy", "--all").code == 0
+
+
+def test_repair_takes_the_stores_of_the_file(home: Home) -> None:
+    home.copies()
+    pack = next((home.home / "repo/packs").rglob("*.zst"))
+    pack.unlink()
+    home.broken("usb")
+    run = home.ok("repair", "--json")
+    assert run.json["sources"] == [f"libsql-file:{home.store('box.db')}"]
+    assert run.json["healed"][0]["source"] == run.json["sources"][0]
+    assert "usb" in run.err
+    assert home.ok("verify", "--all", "--json").json["ok"]
+    home.mended("usb")
+    shutil.rmtree(home.home / "usb/packs")
+    mended = home.ok("repair", "--repo", "usb", "--json").json
+    assert mended["sources"] == [home.store("repo"), f"libsql-file:{home.store('box.db')}"]
+    assert_equal(home, "usb")
+    shutil.rmtree(home.home / "repo")
+    assert home.ok("repair", "--from", "box", "--json").json["sources"] == [f"libsql-file:{home.store('box.db')}"]
+    assert home.ok("verify", "--all", "--json").json["ok"]
+
+
+def test_one_place_is_lost_another_is_damaged_and_everything_comes_back(home: Home) -> None:
+    for _ in range(3):
+        made = home.backup()
+    before = {path: path.read_bytes() for path in (home.home / "source").rglob("*") if path.is_file()}
+    shutil.rmtree(home.home / "repo")
+    for pack in (home.home / "usb/packs").rglob("*.zst"):
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.chmod(0o600)
+        pack.write_bytes(data)
+    shutil.rmtree(home.home / "source")
+    assert home.ok("repair", "--json").json["ok"]
+    assert home.ok("repair", "--repo", "usb", "--json").json["ok"]
+    for name in ("repo", "usb", "box"):
+        back = home.ok("restore", "latest", "--repo", name, "--target", f"back-{name}", "--json").json
+        assert back["tree_sha256"] == made.json["tree_sha256"]
+        for path, content in before.items():
+            assert (home.home / f"back-{name}" / path.relative_to(home.home / "source")).read_bytes() == content
+
+
+def test_a_name_is_taken_wherever_a_store_is(home: Home) -> None:
+    home.copies()
+    assert home.ok("drill", "--store", "usb", "--json").json["drills"][0]["store"] == home.store("usb")
+    assert home.ok("plugins", "--repo", "box", "--json").json["plugins"][0]["path"] == "one"
+    there = Cli(home.home, DRKIT_REPO="box")
+    assert there.ok("restore-plugin", "one", "--target", "out", "--json").json["lost"] == []
+    (home.home / "box").mkdir()
+    assert home("snapshots", "--repo", "./box", "--json").error["code"] == 10
+
+
+def test_a_turso_database_is_kept_in_step(home: Home) -> None:
+    with serving(home.home / "turso.db") as server:
+        online = Home(home.home, TURSO_DATABASE_URL=server.url, TURSO_AUTH_TOKEN=TOKEN)
+        online.configure('repo = "repo"\n[stores.away]\nurl = "turso:"\n')
+        assert online.copies()["away"]["lag"] == 0
+        assert online.copies()["away"]["snapshots"] == 1
+        shown = online("status", "--json").json["stores"]
+        assert [(store["name"], store["lag"]) for store in shown] == [("repo", 0), ("away", 0)]
+    run = online.backup()
+    assert run.code == 3
+    assert not run.json["copies"][0]["ok"]
+    assert run.json["copies"][0]["lag"] == 1
+
+
+# Status
+
+
+def test_status_tells_how_each_store_stands(home: Home) -> None:
+    home.copies()
+    home.ok("verify", "--store", "usb", "--level", "content")
+    home.backup("--no-copies")
+    home.backup("--no-copies")
+    repo, usb, box = home.ok("status", "--json").json["stores"]
+    assert [store["name"] for store in (repo, usb, box)] == ["repo", "usb", "box"]
+    assert [store["lag"] for store in (repo, usb, box)] == [0, 2, 2]
+    assert all(store["lag_met"] and not store["failed"] for store in (repo, usb, box))
+    assert list(usb["proved"]) == ["content", "exists"]
+    assert list(box["proved"]) == ["exists"]
+    assert 0 < box["lag_s"] < 600
+    assert usb["snapshot"] == box["snapshot"] != repo["snapshot"]
+    text = home.ok("status").text
+    assert f"  usb: {home.store('usb')}\n    lacks 2 snapshots, the first taken" in text
+    assert f"  repo: {home.store('repo')}\n    up to date" in text
+    home.configure(f"{STORES}[copies]\nmax_lag = 1\n")
+    assert "! box: " in home.ok("status").text
+    assert "TOO MUCH: drkit copy --to usb" in home.ok("status").text
+    metrics = home.ok("status", "--openmetrics").text
+    assert 'store="box"} 2\n' in metrics.partition("drkit_store_lag_snapshots")[2]
+    home.ok("copy", "--all")
+    assert [store["lag"] for store in home.ok("status", "--json").json["stores"]] == [0, 0, 0]
+
+
+def test_status_tells_of_damage_until_a_proof_of_that_level(home: Home) -> None:
+    home.copies()
+    pack = next((home.home / "usb/packs").rglob("*.zst"))
+    good = pack.read_bytes()
+    pack.chmod(0o600)
+    pack.write_bytes(good[:12] + bytes([good[12] ^ 1]) + good[13:])  # in a frame of content
+    assert home("verify", "--store", "usb").code == 20
+    home.copies()
+    usb = home.ok("status", "--json").json["stores"][1]
+    assert usb["failed"], "that the packs exist does not outdo what was found in them"
+    assert "DAMAGED: drkit repair --repo usb" in home.ok("status").text
+    home.ok("repair", "--repo", "usb")
+    home.ok("verify", "--store", "usb", "--level", "content")
+    assert not home.ok("status", "--json").json["stores"][1]["failed"]
+
+
+def test_status_asks_no_store(home: Home) -> None:
+    home.copies()
+    shutil.rmtree(home.home / "usb")
+    shutil.rmtree(home.home / "repo")
+    (home.home / "box.db").unlink()
+    assert [store["lag"] for store in home.ok("status", "--json").json["stores"]] == [0, 0, 0]
+    assert not (home.home / "box.db").exists()
+
+
+def test_snapshots_that_were_forgotten_lag_nowhere(home: Home) -> None:
+    home.copies()
+    for _ in range(3):
+        home.backup("--no-copies")
+    home.ok("forget", "--keep-last", "1")
+    assert [store["lag"] for store in home.ok("status", "--json").json["stores"]] == [0, 1, 1]
+
+
+def test_nothing_is_known_of_a_store_that_never_had_a_copy(home: Home) -> None:
+    home.backup("--no-copies")
+    with Inventory.open(os.fsencode(home.home / "data/drkit/inventory.db"), now=lambda: datetime.now(UTC)) as inventory:
+        repository = inventory.snapshots()[0].repository
+        known = standing(inventory.engine, repository, home.store("usb"))
+        assert (known.snapshot, known.behind, known.proved, known.failed) == (None, 1, {}, False)
+        later = datetime.now(UTC) + timedelta(days=2)
+        stores = {"repo": home.store("repo"), "usb": home.store("usb")}
+        report = status(inventory, now=later, rpo_s=1e9, stores=stores)
+        assert [store.lag_met for store in report.stores] == [True, False], "a day is what it may lack by default"
+        assert not report.ok
+        assert openmetrics(report).count("drkit_store_ok{") == 2
+        assert status(inventory, now=later, rpo_s=1e9, stores={"x": "/elsewhere"}).stores == ()
