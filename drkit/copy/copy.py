@@ -269,7 +269,8 @@ class _Job:
         with contextlib.suppress(ObjectNotFound, StoreCorrupt):
             if self._target.get(_ROOTS) == data:
                 return
-        self._target.put(_ROOTS, data, overwrite=True)
+        with contextlib.suppress(StoreError):  # no reader needs them, and an append-only store keeps those it has
+            self._target.put(_ROOTS, data, overwrite=True)
 
 
 _LOST = frozenset({"pack-missing", "pack-size", "pack-damaged", "copy-damaged"})
