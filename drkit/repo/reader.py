@@ -6,12 +6,13 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 
-from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt
+from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt, UsageError
 from drkit.format import frames, hints
 from drkit.format.limits import FRAME_MAX, KIB, POOL_TARGET
 from drkit.model import Entry, PackId, Place
 from drkit.repo.index import Index
 from drkit.repo.names import pack_name
+from drkit.repo.parity import heal_pack
 from drkit.store.base import Store
 from drkit.store.cache import CachedStore
 
@@ -19,6 +20,8 @@ _CACHED = 2 * POOL_TARGET + FRAME_MAX
 """Enough to decode each frame once when a tree is read in order: what a frame holds lay within the pool's size, and
 between two of its blobs may lie all that has waited with the first, and all that came with the last."""
 _SLICE = 64 * KIB
+_HEALED = 2
+"""So many packs that parity gave back are kept in memory."""
 NODES_CACHED = FRAME_MAX
 """Enough for who reads a manifest only: its segments lie in order, in frames of a quarter MiB."""
 
@@ -66,6 +69,8 @@ class FrameReader:
         self._cache: OrderedDict[tuple[PackId, int, int], _Frame] = OrderedDict()
         self._size = 0
         self._doubted: set[tuple[PackId, int, int]] = set()
+        self._healed: OrderedDict[PackId, bytes] = OrderedDict()
+        self._hopeless: set[PackId] = set()
 
     def piece(self, place: Place) -> bytes:
         """Return the bytes at a place, unchecked; fewer than its length where the frame is damaged.
@@ -99,7 +104,11 @@ class FrameReader:
         if old := self._cache.pop(key, None):
             self._size -= old.size
         pack, offset, length = key
-        data = self._store.get_range(pack_name(pack), offset, length)
+        healed = self._healed.get(pack)
+        if healed is None:
+            data = self._store.get_range(pack_name(pack), offset, length)
+        else:
+            data = healed[offset : offset + length]
         try:
             plain = frames.decode(data)
         except FormatError:
@@ -122,12 +131,36 @@ class FrameReader:
             self._store.forget(pack_name(place.pack), place.frame_offset, place.frame_length)
         return True
 
+    def heal(self, pack: PackId) -> bool:
+        """Read a damaged pack from its parity from now on, in memory; return whether that may help: once.
+
+        UsageError if the package that this takes is not installed.
+        """
+        if pack in self._healed or pack in self._hopeless:
+            return False
+        self._hopeless.add(pack)
+        if not (data := heal_pack(self._store, pack)):
+            return False
+        self._hopeless.remove(pack)
+        self._healed[pack] = data
+        while len(self._healed) > _HEALED:
+            self._healed.popitem(last=False)
+        for key in [key for key in self._cache if key[0] == pack]:
+            self._size -= self._cache.pop(key).size
+        return True
+
 
 class BlobReader:
-    """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help."""
+    """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help.
 
-    def __init__(self, store: Store, index: Callable[[bool], Index], limit: int = _CACHED) -> None:
+    With `parity`, a pack that is damaged is read from its parity as far as that gives it back.
+    """
+
+    def __init__(
+        self, store: Store, index: Callable[[bool], Index], limit: int = _CACHED, *, parity: bool = False
+    ) -> None:
         self._frames = FrameReader(store, limit)
+        self._parity = parity
         self._index = index  # index(True) loads it anew
         self._reloaded = False
 
@@ -164,6 +197,7 @@ class BlobReader:
 
     def _fetch(self, blob_id: str, place: Place | None) -> tuple[bytes, Place]:
         reasons: list[str] = []
+        tried = [place] if place is not None else []
         if place is not None and (data := self._try(blob_id, place, reasons)) is not None:
             return data, place
         raw = bytes.fromhex(blob_id)
@@ -175,7 +209,19 @@ class BlobReader:
             for other in self._index(fresh).find_all(raw):
                 if other != place and (data := self._try(blob_id, other, reasons)) is not None:
                     return data, other
+                tried.append(other)
+        for other in tried if self._parity else ():
+            if (data := self._try_parity(blob_id, other, reasons)) is not None:
+                return data, other
         raise BlobLost(f"the blob {blob_id[:16]}… is lost: {reasons[-1] if reasons else 'no pack holds it'}")
+
+    def _try_parity(self, blob_id: str, place: Place, reasons: list[str]) -> bytes | None:
+        try:
+            healed = self._frames.heal(place.pack)
+        except UsageError as error:
+            reasons.append(f"{pack_name(place.pack)} is damaged, and {error}")
+            return None
+        return self._try(blob_id, place, reasons) if healed else None
 
     def _try(self, blob_id: str, place: Place, reasons: list[str]) -> bytes | None:
         name = pack_name(place.pack)
