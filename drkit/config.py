@@ -89,6 +89,16 @@ class CopiesConfig(Struct, frozen=True, forbid_unknown_fields=True):
         return behind > self.max_lag if isinstance(self.max_lag, int) else behind_s > parse_span(self.max_lag)
 
 
+class GuardConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[guard]`: in how many stores a snapshot must be proved before an edit, and in which (names or URLs) in any case.
+
+    The repository's own store is one of them.
+    """
+
+    copies: int = 1
+    stores: tuple[str, ...] = ()
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """All of `drkit.toml`. Relative paths in `repo` and in stores' URLs count from the directory of the file.
 
@@ -102,6 +112,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     backup: BackupConfig = BackupConfig()
     plugins: PluginsConfig = PluginsConfig()
     retention: RetentionConfig = RetentionConfig()
+    guard: GuardConfig = GuardConfig()
     enhance: dict[str, Any] = {}
 
     def resolve(self, name_or_url: str) -> str:
@@ -147,10 +158,11 @@ def _decode(data: bytes, path: str) -> Config:
         config = toml.decode(data, type=Config)
     except (DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}", hint="docs/cli.md lists the keys that drkit.toml may have") from error
-    _check(config, path)
     stores = {name: structs.replace(one, url=_beside(path, one.url)) for name, one in config.stores.items()}
     repo = config.repo if config.repo in stores else _beside(path, config.repo)
-    return structs.replace(config, repo=repo, stores=stores)
+    config = structs.replace(config, repo=repo, stores=stores)
+    _check(config, path)
+    return config
 
 
 def _check(config: Config, path: str) -> None:
@@ -162,13 +174,16 @@ def _check(config: Config, path: str) -> None:
             wrong = f"stores.{name}: the name of a store has letters, digits, '-', '_' and '.'"
         elif not store.url:
             wrong = f"stores.{name}: the URL is empty"
-        elif store.url in urls:
-            wrong = f"stores.{name} and stores.{urls[store.url]} are the same place, which is one copy"
-        urls[store.url] = name
+        elif (place := os.path.normpath(store.url)) in urls:
+            wrong = f"stores.{name} and stores.{urls[place]} are the same place, which is one copy"
+        else:
+            urls[place] = name
     copies = config.copies
     others = len(config.stores.keys() - {config.repo})
     if copies.require is not None and not 0 <= copies.require <= others:
         wrong = f"copies.require is {copies.require}, but of [stores] there are {others} besides the repository"
+    if not 1 <= config.guard.copies <= 1 + others:
+        wrong = f"guard.copies is {config.guard.copies}, but there are {1 + others} stores with the repository's own"
     try:
         if copies.too_far(0, 0):
             wrong = f"copies.max_lag is {copies.max_lag}, which is no number of snapshots"

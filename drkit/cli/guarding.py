@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from drkit.cli import copies
 from drkit.cli.output import path_text
 from drkit.cli.session import Session
 from drkit.config import state_dir
 from drkit.model import Finding, show_path
 
 if TYPE_CHECKING:
-    from drkit.guard import Recovered, Site
+    from drkit.guard import Elsewhere, Recovered, Site
     from drkit.repo import Repository
 
 
 def make_site(session: Session, source: bytes, repository: Repository, *, lock_timeout_s: float = 60.0) -> Site:
-    """Return what the guard works with: a source, with the excludes and plugins of the configuration."""
+    """Return what the guard works with: a source, with the excludes, plugins, stores and rule of the configuration."""
     from drkit.backup import BackupOptions
     from drkit.backup.live import InUse
-    from drkit.guard import Site
+    from drkit.guard import Policy, Site
     from drkit.source.walk import PluginRules
 
     config = session.config
@@ -35,8 +37,17 @@ def make_site(session: Session, source: bytes, repository: Repository, *, lock_t
         ),
         cache_dir=session.cache_dir,
         in_use=(InUse(session.inventory_path, inventory.copy_to),),
+        others=_others(session, repository) if config.guard.copies > 1 or config.guard.stores else (),
+        policy=Policy(copies=config.guard.copies, stores=tuple(map(session.address, config.guard.stores))),
         lock_timeout_s=lock_timeout_s,
     )
+
+
+def _others(session: Session, repository: Repository) -> tuple[Elsewhere, ...]:
+    from drkit.guard import Elsewhere
+
+    stores = copies.of(session, repository.store)
+    return tuple(Elsewhere(name, url, partial(session.store, name)) for name, url in stores.items())
 
 
 def recover_first(

@@ -5,13 +5,14 @@ from drkit.guard.lock import TreeLock, Waiting
 from drkit.guard.permit import Change, EditPermit, StagedPlugin, Validator
 from drkit.guard.protect import protect
 from drkit.guard.recover import Recovered, recover
-from drkit.guard.site import Policy, Site
+from drkit.guard.site import Elsewhere, Policy, Site
 from drkit.guard.snapshot import find_snapshot, take_snapshot
 
 __all__ = [
     "Change",
     "Difference",
     "EditPermit",
+    "Elsewhere",
     "Policy",
     "Recovered",
     "Site",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from msgspec import Struct, structs
 
 from drkit.backup import backup
 from drkit.backup.live import Databases
 from drkit.errors import DrkitError, UsageError
+from drkit.guard.elsewhere import check_stores, chosen, look
 from drkit.guard.journal import Journal
 from drkit.guard.lock import TreeLock
-from drkit.guard.proof import bring_back, check_stores
+from drkit.guard.proof import bring_back
 from drkit.guard.site import Policy, Site
 from drkit.guard.tree import open_dir, read_tree
 from drkit.model import PluginRow, Snapshot, show_path
@@ -32,7 +33,7 @@ class CheckReport(Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
-def check(site: Site, name: str, policy: Policy = Policy()) -> CheckReport:  # noqa: B008 - frozen
+def check(site: Site, name: str, policy: Policy | None = None) -> CheckReport:
     """Look at all that `protect` would ask for, without waiting for anybody.
 
     `name` is a plugin's path, or its name in the newest snapshot of the source. A plugin that was backed up is
@@ -48,7 +49,7 @@ def check(site: Site, name: str, policy: Policy = Policy()) -> CheckReport:  # n
         cache_dir=site.cache_dir,
         in_use=site.in_use,
     )
-    checker = _Checker(site, policy, name)
+    checker = _Checker(site, policy or site.policy, name)
     return CheckReport(not checker.reasons, tuple(checker.reasons))
 
 
@@ -60,6 +61,7 @@ class _Checker:
         self._site = site
         with self._told():
             check_stores(site, policy)
+        self._elsewhere(policy)
         with self._told():
             self._writable()
         self._interrupted()
@@ -86,6 +88,20 @@ class _Checker:
         directory = self._site.repo.store.directory
         if directory is not None and not os.access(directory, os.W_OK | os.X_OK):
             self.reasons.append(f"the repository at {show_path(directory)} may not be written")
+
+    def _elsewhere(self, policy: Policy) -> None:
+        """Open the other stores that an edit would be proved in; those that are named must all be there."""
+        named = chosen(self._site, policy)
+        reached, reasons = 0, list[str]()
+        for other in self._site.others if policy.copies > 1 + len(named) else named:
+            try:
+                with closing(other.open()) as store:
+                    look(self._site, store)
+                    reached += 1
+            except DrkitError as error:
+                reasons.append(f"{other.name}: {error}")
+        if reached < max(policy.copies - 1, len(named)):
+            self.reasons += reasons
 
     def _interrupted(self) -> None:
         for journal in Journal.left(self._site.source):

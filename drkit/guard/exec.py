@@ -83,7 +83,7 @@ def execute(
     site: Site,
     task: Task,
     *,
-    policy: Policy = Policy(),  # noqa: B008 - frozen
+    policy: Policy | None = None,
     told: Told | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> ExecReport:
@@ -98,7 +98,7 @@ def execute(
     with recovered(lock, site.source, site=site) as found:
         if told is not None:
             told.recovered(found)
-        job = _Job(site, task, policy, told)
+        job = _Job(site, task, policy or site.policy, told)
         report = job.run()
         report = structs.replace(report, duration_s=round(monotonic() - began, 3))
         job.audit(report)

@@ -15,6 +15,7 @@ from drkit.errors import (
     StoreError,
     UsageError,
 )
+from drkit.guard.elsewhere import check_stores, prove_elsewhere
 from drkit.guard.site import Policy, Site
 from drkit.guard.snapshot import find_snapshot
 from drkit.model import Level, PluginRow, show_path
@@ -27,10 +28,24 @@ _SHOWN = 5
 
 
 def prove(site: Site, policy: Policy, ref: SnapshotRef, row: PluginRow) -> None:
-    """Prove what the policy asks for, and record it. GuardRefused if it cannot be proved, with the reason."""
+    """Prove what the policy asks for, in every store that it asks for, and record it.
+
+    GuardRefused if it cannot be proved, with the reason.
+    """
     check_stores(site, policy)
-    if _proved_lately(site, policy, row):
-        return
+
+    def lately(there: Site) -> bool:
+        return _proved_lately(there, policy, row)
+
+    def proved(there: Site) -> None:
+        _prove_in(there, policy, ref, row)
+
+    if not lately(site):
+        proved(site)
+    prove_elsewhere(site, policy, ref, proved, lately)
+
+
+def _prove_in(site: Site, policy: Policy, ref: SnapshotRef, row: PluginRow) -> None:
     try:
         if policy.level >= Level.RESTORE:
             _restore(site, ref, row)
@@ -41,20 +56,6 @@ def prove(site: Site, policy: Policy, ref: SnapshotRef, row: PluginRow) -> None:
             f"{show_path(row.raw_path)} could not be brought back from the snapshot just taken: {error}",
             hint="run 'drkit verify --all --level content' for what is damaged",
         ) from error
-
-
-def check_stores(site: Site, policy: Policy) -> None:
-    """Refuse a policy that asks for stores which the repository does not have."""
-    own = {site.store_url, site.repo.store.url}
-    if missing := [url for url in policy.stores if url not in own]:
-        raise GuardRefused(
-            f"the rule asks for a proof in {', '.join(missing)}, where this repository is not",
-            hint="drop the store from the rule, or name that repository with --repo",
-        )
-    if policy.copies > 1:
-        raise GuardRefused(
-            f"the rule asks for {policy.copies} copies, and there is one store", hint="ask for one copy in the rule"
-        )
 
 
 def _proved_lately(site: Site, policy: Policy, row: PluginRow) -> bool:

@@ -11,10 +11,11 @@ from msgspec import structs
 
 from drkit.errors import DrkitError, GuardRefused, NoSpace, ProposalRejected, StoreError, UsageError
 from drkit.guard.apply import GONE, Applier
+from drkit.guard.elsewhere import check_stores
 from drkit.guard.journal import Edit, Journal
 from drkit.guard.lock import TreeLock
 from drkit.guard.permit import SEAL, Change, EditPermit, StagedPlugin, Validator, told
-from drkit.guard.proof import check_stores, prove
+from drkit.guard.proof import prove
 from drkit.guard.recover import recovered
 from drkit.guard.site import Policy, Site
 from drkit.guard.snapshot import take
@@ -33,12 +34,14 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 def protect(
     plugin: bytes,
     site: Site,
-    policy: Policy = Policy(),  # noqa: B008 - frozen
+    policy: Policy | None = None,
     *,
     validators: Sequence[Validator] = (),
     tags: tuple[str, ...] = (),
 ) -> Iterator[EditPermit]:
     """Take a snapshot of the source, prove that the plugin comes back from it, and permit its edit for a block.
+
+    Without a `policy` that of the site holds: in which stores the proof must be, and how thorough it is.
 
     `plugin` is its path in the source (empty for the source itself). What the permit's holder stages is validated
     and written when the block ends; if it raises, nothing is. LockedError if others work there for too long;
@@ -47,6 +50,7 @@ def protect(
     it was before. What was left of somebody's earlier edit is put back first.
     """
     plugin = plugin.strip(b"/")
+    policy = policy or site.policy
     check_stores(site, policy)
     with recovered(TreeLock.plugin(site.source, plugin, site.waiting), site.source, site=site):
         root_fd = open_dir(site.source, plugin)

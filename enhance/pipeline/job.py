@@ -74,7 +74,7 @@ class RunJob(Struct, frozen=True):
     generator: Generator
     profile: str = "portable"
     selection: Selection = Selection()
-    policy: Policy = Policy()
+    policy: Policy | None = None
     calls: Callable[[str], Calls] | None = None
     timeout_s: float = 120.0
     price: Callable[[Usage], float] = _said

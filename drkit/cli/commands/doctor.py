@@ -92,28 +92,23 @@ def command(
 
 
 def _places(session: Session, own: Store) -> list[Place]:
-    """Return the repository's own store and those of the configuration that are others."""
+    """Return the repository's own store and those that the configuration names for its copies."""
+    from drkit.cli import copies
     from drkit.config import StoreConfig
     from drkit.doctor import Place
     from drkit.repo import Repository
 
-    def opening(url: str) -> Callable[[], Repository]:
-        return lambda: Repository.open(session.store(url))
+    def opening(name: str) -> Callable[[], Repository]:
+        return lambda: Repository.open(session.store(name))
 
     stores = session.config.stores
-    known = next((name for name, store in stores.items() if _same(store.url, own.url)), "")
-    first = stores.get(known, StoreConfig(own.url))
-    every = [(known or own.url, first), *((name, store) for name, store in stores.items() if name != known)]
+    named = next((name for name in stores if session.address(name) == own.url), own.url)
+    places = [(named, stores.get(named, StoreConfig(own.url)))]
+    places += [(name, stores[name]) for name in copies.of(session, own)]
     return [
-        Place(name, store.medium, store.away, store.append_only, store.immutable, opening(store.url))
-        for name, store in every
+        Place(name, store.medium, store.away, store.append_only, store.immutable, opening(name))
+        for name, store in places
     ]
-
-
-def _same(one: str, other: str) -> bool:
-    from drkit.store import open_store
-
-    return one == other or (":" not in one and open_store(one).url == other)
 
 
 def _surroundings(session: Session) -> Surroundings:
