@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from drkit.errors import (
     FormatError,
@@ -17,22 +19,44 @@ from drkit.errors import (
     UsageError,
 )
 from drkit.format import settings
-from drkit.format.settings import NewerFormat, Settings
-from drkit.model import Finding
+from drkit.format.settings import CompressionSettings, NewerFormat, ParitySettings, Settings
+from drkit.model import Finding, FormatVersion
 from drkit.repo.parity import check_parity
+from drkit.seal import Secret, encrypt
+from drkit.seal.keys import FoundSlot, put_slot
 from drkit.store.base import Store
 
 SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
 
 # What an interrupted init leaves, and what the root of a new file system has.
-_OF_INIT = re.compile(rb"index|locks|packs|snapshots|RECOVER\.md|recover\.py|drkit.*\.json|\.tmp-.*|lost\+found")
+_OF_INIT = re.compile(rb"index|keys|locks|packs|snapshots|RECOVER\.md|recover\.py|drkit.*\.json|\.tmp-.*|lost\+found")
 
 _COPY = "run 'drkit repair', or copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
 _RECOVER = "get everything back with the repository's own recover.py, then start a new repository elsewhere"
 
 
-def found(store: Store, config: Settings) -> None:
-    """Make a repository with these settings where nothing is, but what an interrupted call has left.
+def new_settings(now: datetime, compression: CompressionSettings, parity: ParitySettings | None) -> Settings:
+    """Return the settings of a new repository, with a random id."""
+    return Settings(
+        format=FormatVersion(),
+        repository_id=os.urandom(16).hex(),
+        created=now.astimezone(UTC).isoformat(timespec="seconds"),
+        compression=compression,
+        parity=parity,
+    )
+
+
+def create(store: Store, config: Settings, secrets: Sequence[Secret], now: datetime) -> tuple[Store, Settings]:
+    """Make a new repository, encrypted if there are `secrets`; return its store and its settings."""
+    slots: list[FoundSlot] = []
+    if secrets:
+        store, config, slots = encrypt(store, config, secrets, now=now)
+    found(store, config, slots)
+    return store, config
+
+
+def found(store: Store, config: Settings, slots: Iterable[FoundSlot] = ()) -> None:
+    """Make a repository with these settings and key slots where nothing is, but what an interrupted call has left.
 
     UsageError if there is a repository, what is left of one, or somebody's files.
     """
@@ -55,6 +79,8 @@ def found(store: Store, config: Settings) -> None:
     store.prepare()
     for name, data in recovery.files().items():
         store.put(name, data, overwrite=True)
+    for slot in slots:
+        put_slot(store, slot)
     # The settings come last: a repository without them is none, and init can be run again.
     for name in reversed(SETTINGS_NAMES):
         try:

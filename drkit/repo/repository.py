@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Container, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct, field
 
@@ -22,7 +21,6 @@ from drkit.format.settings import CompressionSettings, NewerFormat, ParitySettin
 from drkit.model import (
     Entry,
     Finding,
-    FormatVersion,
     PackId,
     Place,
     PluginRow,
@@ -36,6 +34,7 @@ from drkit.repo import opening
 from drkit.repo.index import Index, LoadedIndex, load_index
 from drkit.repo.reader import NODES_CACHED, BlobLost, BlobReader
 from drkit.repo.roots import read_roots
+from drkit.seal import KeySource, Secret, unlock
 from drkit.store.base import Store
 from drkit.store.url import file_of
 
@@ -75,10 +74,11 @@ class Node(Struct, frozen=True):
 class Repository:
     """Read access to a repository; backup, prune and copy write through `drkit.repo.packer` and the store."""
 
-    def __init__(self, store: Store, config: Settings, findings: list[Finding]) -> None:
+    def __init__(self, store: Store, config: Settings, findings: list[Finding], keys: KeySource | None = None) -> None:
         self.store = store
         self.config = config
         self.findings = findings
+        self.keys = keys or KeySource()
         self._loaded: LoadedIndex | None = None
         self._roots: dict[str, Place] | None = None
 
@@ -91,27 +91,26 @@ class Repository:
         small_level: int = 6,
         chunk_level: int = 3,
         parity: ParitySettings | None = None,
+        secrets: Sequence[Secret] = (),
     ) -> Repository:
-        """Make a new repository where nothing is. UsageError if there is something already."""
-        config = Settings(
-            format=FormatVersion(),
-            repository_id=secrets.token_hex(16),
-            created=now.astimezone(UTC).isoformat(timespec="seconds"),
-            compression=CompressionSettings(small_level, chunk_level),
-            parity=parity,
-        )
-        opening.found(store, config)
-        return cls(store, config, [])
+        """Make a new repository where nothing is, encrypted if there are secrets that are to open it.
+
+        UsageError if there is something already.
+        """
+        config = opening.new_settings(now, CompressionSettings(small_level, chunk_level), parity)
+        return cls(*opening.create(store, config, secrets, now), [])
 
     @classmethod
-    def open(cls, store: Store, *, both: bool = True) -> Repository:
-        """Open an existing repository.
+    def open(cls, store: Store, *, both: bool = True, keys: KeySource | None = None) -> Repository:
+        """Open an existing repository; an encrypted one with `keys`, by default those that the environment names.
 
         RepositoryNotFound if there is none, FormatError if it is of a newer version, IntegrityError if both copies
-        of its settings are damaged or lost. One damaged copy becomes a finding; without `both`, where each request
-        counts, the second is only read if the first is no good.
+        of its settings are damaged or lost, WrongKey if it stays closed. One damaged copy becomes a finding; without
+        `both`, where each request counts, the second is only read if the first is no good.
         """
-        return cls(store, *opening.read_settings(store, both=both))
+        keys = keys or KeySource()
+        config, findings = opening.read_settings(store, both=both)
+        return cls(*unlock(store, config, keys), findings, keys)
 
     def location(self) -> bytes | None:
         """Return the real path of a repository in the file system, directory or file; None of one elsewhere."""
@@ -119,9 +118,14 @@ class Repository:
         return os.path.realpath(place) if place is not None else None
 
     def check_writable(self) -> None:
-        """Raise NewerFormat if this version may read the repository but not write to it."""
+        """Raise NewerFormat if this version may read the repository but not write to it.
+
+        UsageError if a key is given, but it is not encrypted: what is stored could be read by anybody.
+        """
         if self.config.format.minor > FORMAT_MINOR:
             raise NewerFormat(f"the repository is of format 1.{self.config.format.minor}: this drkit may only read it")
+        if self.config.encryption is None and self.keys.named:
+            raise UsageError(f"a key is given, but the repository in {self.store.url} is not encrypted", hint=_NO_KEY)
 
     # Index and blobs
 
@@ -138,7 +142,7 @@ class Repository:
 
     def reader(self) -> BlobReader:
         """Return a reader of blobs, for one thread."""
-        return BlobReader(self.store, self._fresh_index)
+        return BlobReader(self.store, self._fresh_index, parity=self.config.parity is not None)
 
     def _fresh_index(self, fresh: bool) -> Index:
         return self.load_index(fresh).index
@@ -232,7 +236,8 @@ class Repository:
         With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
         the caller knows already, are not read. `passed` is told the id of each list on the way.
         """
-        reader = BlobReader(self.store, self._fresh_index, NODES_CACHED)
+        parity = self.config.parity is not None
+        reader = BlobReader(self.store, self._fresh_index, NODES_CACHED, parity=parity)
         checker = manifest.EntryChecker(partial=bool(below))
         for node in self.leaves(reader, snap.manifest, below=below, passed=passed):
             if isinstance(node, Segment):
@@ -357,6 +362,7 @@ class Repository:
             yield from self._descend(reader, inner, level - 1, until, below, passed)
 
 
+_NO_KEY = "take DRKIT_KEY_FILE and DRKIT_PASSWORD… out of the environment, or find out who replaced drkit.json"
 _RECENT = timedelta(days=10)
 _VERIFY_ALL = "run 'drkit verify --all' to see what is damaged"
 _NONE_READABLE = (

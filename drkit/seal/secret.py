@@ -7,8 +7,6 @@ import binascii
 import hashlib
 import os
 import re
-import shlex
-import subprocess
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -99,6 +97,9 @@ class KeySource:
         return None
 
     def _run(self, command: str) -> bytes:
+        import shlex
+        import subprocess
+
         name = f"{self._prefix}PASSWORD_COMMAND"
         try:
             done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, timeout=_COMMAND_S, check=True)

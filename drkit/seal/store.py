@@ -33,9 +33,13 @@ class SealedStore(Wrapped):
         self._names = SealedNames(ring.name_key)
         self._sizes: dict[str, int] = {}  # of packs as they are stored: they never change
 
-    def beside(self, other: Store) -> SealedStore:
-        """Return another store, sealed with the same keys: a copy of this one."""
-        return SealedStore(other, self.ring, self.repository_id)
+    def seal(self, name: str, data: bytes) -> bytes:
+        """Return bytes as they would be stored under a name."""
+        return self._cipher.seal(name, data)
+
+    def unseal(self, name: str, stored: bytes) -> bytes:
+        """Return what was sealed under a name. StoreCorrupt if it was not."""
+        return self._cipher.open(name, stored)
 
     def stored_name(self, name: str) -> str:
         """Return the name that an object has in the inner store."""
@@ -155,6 +159,20 @@ class SealedStore(Wrapped):
 
     def _outside(self, name: str, offset: int, length: int) -> EndsBefore:
         return EndsBefore(f"{name} in {self.url} ends before byte {offset + length}: {length} at {offset} were asked")
+
+
+def beside(store: Store, other: Store) -> Store:
+    """Return `other` as a copy of `store`: sealed with the same keys, where that one is sealed."""
+    if isinstance(store, SealedStore) and not isinstance(other, SealedStore):
+        return SealedStore(other, store.ring, store.repository_id)
+    return other
+
+
+def beneath(store: Store, name: str) -> tuple[Store, str]:
+    """Return the store that holds an object's stored bytes, and its name there."""
+    if isinstance(store, SealedStore):
+        return store.inner, store.stored_name(name)
+    return store, name
 
 
 @contextmanager
