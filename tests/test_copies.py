@@ -136,6 +136,7 @@ def test_a_name_stands_for_a_url_and_paths_count_from_the_file(tmp_path: Path) -
         ('[stores.a]\nurl = ""\n', "stores.a: the URL is empty"),
         ('[stores."a/b"]\nurl = "x"\n', "stores.a/b: the name"),
         ('[stores.a]\nurl = "x"\n[stores.b]\nurl = "x"\n', "stores.b and stores.a are the same place"),
+        ('[stores.a]\nurl = "x"\n[stores.b]\nurl = "./y/../x/"\n', "stores.b and stores.a are the same place"),
         ('[stores.a]\nurl = "x"\nregion = "y"\n', "region"),
         ('[stores.a]\nurl = "x"\n[copies]\nrequire = 2\n', "copies.require is 2"),
         ("[copies]\nrequire = -1\n", "copies.require is -1"),
@@ -265,6 +266,15 @@ def test_the_repository_may_be_one_of_the_stores(home: Home) -> None:
     home.configure('repo = "main"\n[stores.main]\nurl = "repo"\n[stores.usb]\nurl = "usb"\n')
     assert set(home.copies()) == {"usb"}
     assert_equal(home, "usb")
+
+
+def test_the_repository_under_another_name_is_no_copy_of_itself(home: Home) -> None:
+    os.symlink("repo", home.home / "usb")
+    run = home.backup()
+    assert run.code == 3
+    usb, box = run.json["copies"]
+    assert (usb["ok"], box["ok"]) == (False, True)
+    assert "under another name" in usb["error"]
 
 
 def test_damage_here_does_not_go_and_is_told(home: Home) -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from drkit.config import CopiesConfig
 from drkit.inventory import Inventory, queries
 from drkit.inventory.records import DrillRow, PluginRecord, SnapshotRecord, VerificationRecord
-from drkit.inventory.standing import standing
+from drkit.inventory.standing import LEVELS, standing
 from drkit.status.report import Group, LastDrill, SourceStatus, StatusReport, StoreStatus, Verified
 
 LOOK_BACK = 500
@@ -67,14 +67,13 @@ class _Past:
         self.snapshots = snapshots
         self.drills = drills
         self._proofs: dict[str, tuple[str, str]] = {}
-        """Snapshot → level and time of its newest proof."""
-        for row in verifications:
-            self._proofs.setdefault(row.snapshot, (row.level, row.at))
-        for drill in drills:
-            if drill.passed and drill.plugin is None:
-                known = self._proofs.get(drill.snapshot)
-                if known is None or known[1] < drill.at:
-                    self._proofs[drill.snapshot] = ("restore", drill.at)
+        """Snapshot → level and time of its best proof anywhere: of the highest level, and of those the newest."""
+        proofs = [(row.snapshot, row.level, row.at) for row in verifications]
+        proofs += [(drill.snapshot, "restore", drill.at) for drill in drills if drill.passed and drill.plugin is None]
+        for snapshot, level, at in proofs:
+            known = self._proofs.get(snapshot)
+            if known is None or (_rank(level), at) > (_rank(known[0]), known[1]):
+                self._proofs[snapshot] = (level, at)
 
     def age(self, at: str) -> float:
         """Return how many seconds ago a recorded time was."""
@@ -102,6 +101,10 @@ class _Past:
             age = self.age(row.at)
             return LastDrill(row.plugin, row.by, row.at, age, row.total_s, row.rto_s, row.passed, row.reason)
         return None
+
+
+def _rank(level: str) -> int:
+    return LEVELS.index(level) if level in LEVELS else -1
 
 
 def _source(inventory: Inventory, past: _Past, row: SnapshotRecord, rpo_target_s: float) -> SourceStatus:
