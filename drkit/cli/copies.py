@@ -119,7 +119,7 @@ def _bring_up(session: Session, repository: Repository, named: str, level: Level
     proof = None
     if not dry_run:
         recording.copied(session, report)
-        there = Repository.open(target)
+        there = Repository.open(target, keys=repository.keys)
         snapshots = there.snapshots()
         refs = [ref for ref in snapshots if ref.id in report.snapshots] or snapshots[-1:]
         proof = prove.run(session, there, refs, level) if refs else None
