@@ -67,7 +67,7 @@ def good(session: Session, store: Store) -> list[Store]:
     for name in _others(session, store):
         try:
             other = session.store(name)
-            Repository.open(other)
+            Repository.open(other, keys=session.keys)
         except DrkitError as error:
             tell(session, Finding("copy-left-out", name, f"no copy comes from there: {error}", error.hint))
         else:

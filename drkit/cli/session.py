@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from drkit.inventory import Inventory
     from drkit.model import Finding
     from drkit.repo import Repository
+    from drkit.seal import KeySource
     from drkit.store.base import Store
 
 
@@ -41,6 +42,14 @@ class Session:
         from drkit.config import load_config
 
         return load_config(self.config_path)
+
+    @cached_property
+    def keys(self) -> KeySource:
+        """Where the secret of an encrypted repository comes from: the environment, or whoever sits at the terminal."""
+        from drkit.cli.asking import at_terminal, passphrase
+        from drkit.seal import KeySource
+
+        return KeySource(prompt=passphrase if at_terminal() else None)
 
     def store(self, other: str = "") -> Store:
         """Open the store that --repo, DRKIT_REPO or the configuration names, whether or not a repository is there.
@@ -87,7 +96,7 @@ class Session:
             from drkit.store.cache import CachedStore
 
             store = CachedStore(store, os.path.join(self.cache_dir, b"objects"))
-        repository = Repository.open(store, both=not (cached and remote))
+        repository = Repository.open(store, both=not (cached and remote), keys=self.keys)
         self._repositories.append(repository)
         return repository
 

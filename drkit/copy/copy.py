@@ -38,12 +38,16 @@ from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.names import pack_name, put_hashed
 from drkit.repo.parity import check_parity, mend_parity, put_parity
 from drkit.repo.reach import missing_blobs
+from drkit.seal import beside
+from drkit.seal.keys import delete_slot, read_slots, slot_id_of, slot_names, superseded
 from drkit.store.base import Store
 
 WORKERS = 2
-OTHERS = ("keys/", "inventory/")
+KEYS = "keys/"
+OTHERS = (KEYS, "inventory/")
 """What else is copied, each object once: it never changes."""
 _ROOTS = "hints/roots.zst"
+_REVOKE = "delete it there with the store's own tools: who has its secret can still read what it opens"
 _HEAL = "heal it with 'drkit repair --from URL', then run the copy again"
 
 
@@ -79,14 +83,16 @@ def copy(
     """
     began = monotonic()
     check_parity(source.config)
+    target = beside(source.store, target)
     created, mend = _check_target(source, target)
     job = _Job(source, target, created, progress)
     job.plan()
     if not dry_run:
         if created:
-            opening.found(target, source.config)
+            opening.found(target, source.config, read_slots(source.store))
         for name in mend:  # what an interrupted copy has not written yet
             put_hashed(target, name, settings.encode(source.config))
+        job.copy_keys()  # before anything that they seal
         with BackupLock(target, now) as lock:
             job.execute(lock)
     return CopyReport(
@@ -124,6 +130,11 @@ def _check_target(source: Repository, target: Store) -> tuple[bool, list[str]]:
             f"{target.url} holds another repository ({config.repository_id}, not {source.config.repository_id})",
             hint="name an empty place with --to: a copy never mixes repositories",
         )
+    if config.encryption != source.config.encryption:
+        raise IntegrityError(
+            f"drkit.json in {target.url} does not say what it says here of encryption",
+            hint=f"run 'drkit repair --repo {target.url} --from {source.store.url}'",
+        )
     return False, [finding.object for finding in findings]
 
 
@@ -137,6 +148,7 @@ class _Job:
         self.left_out: list[str] = []
         self.findings: list[Finding] = []
         self.present = 0
+        self._revoked: frozenset[str] = frozenset()
         self._source = source
         self._target = target
         self._created = created
@@ -158,7 +170,21 @@ class _Job:
         self.snapshots = [ref for ref in refs if ref.name not in names]
         for prefix in OTHERS:
             have = set() if self._created else {info.name for info in self._target.list(prefix)}
-            self.others += [info.name for info in self._source.store.list(prefix) if info.name not in have]
+            here = [info.name for info in self._source.store.list(prefix)]
+            self.others += [name for name in here if name not in have]
+            if prefix == KEYS and (stale := have.difference(here)):
+                replaced = superseded(read_slots(self._source.store))
+                self._revoked = replaced.intersection(filter(None, map(slot_id_of, stale)))
+
+    def copy_keys(self) -> None:
+        """Copy key slots, and take away those that a rotation has replaced: what they open must not stay open."""
+        self._copy_others(lambda name: name.startswith(KEYS))
+        for slot_id in self._revoked:
+            try:
+                delete_slot(self._target, slot_id)
+            except StoreError as error:
+                name = slot_names(slot_id)[0]
+                self.findings.append(Finding("key-kept", name, f"a replaced key slot stays: {error}", _REVOKE))
 
     def execute(self, lock: BackupLock) -> None:
         """Copy in write order: packs → index → snapshots; `lock` keeps a prune there from taking the packs."""
@@ -172,14 +198,14 @@ class _Job:
             raise LockedError(f"a prune is working on {target.url}", hint="wait until it has ended, then copy again")
         condemned = condemned_packs(target)
         before = load_index(target, without=frozenset().union(*condemned.values()))
-        self._copy_others()
+        self._copy_others(lambda name: not name.startswith(KEYS))
         self._copy_packs(lock)
         self._write_index(before)
         self._copy_snapshots(lock, condemned)
         self._copy_roots()
 
-    def _copy_others(self) -> None:
-        for name in self.others:
+    def _copy_others(self, which: Callable[[str], bool]) -> None:
+        for name in filter(which, self.others):
             with contextlib.suppress(ObjectNotFound):  # taken away since
                 put_hashed(self._target, name, self._source.store.get(name))
 

@@ -18,6 +18,7 @@ from drkit.errors import DrkitError
 from drkit.format.limits import FORMAT_MINOR
 from drkit.inventory import Inventory
 from drkit.repo import Repository
+from drkit.seal import KeySource
 from drkit.store.base import Store
 
 
@@ -30,11 +31,13 @@ def examine(
     targets: Targets | None = None,
     turso: tuple[str, str] = ("", ""),
     places: Sequence[Place] = (),
+    keys: KeySource | None = None,
 ) -> DoctorReport:
     """Examine a repository, its inventory and what surrounds them. What is wrong becomes findings, never an error.
 
     `open_inventory` may fail; `turso` is a URL and a token, both empty where there is none. `places` are the stores
-    that the 3-2-1-1-0 rule is held against, the repository's own first; without any it is not.
+    that the 3-2-1-1-0 rule is held against, the repository's own first; without any it is not. `keys` open
+    an encrypted repository.
     """
     targets = targets or Targets()
     checks: list[str] = []
@@ -54,7 +57,7 @@ def examine(
 
     def repository() -> Iterator[Diagnosis]:
         nonlocal repo, newest
-        repo = Repository.open(store)
+        repo = Repository.open(store, keys=keys)
         newest, damaged = newest_snapshots(repo)
         yield from damaged
         yield from check_repository(repo, newest, now=now(), host=around.host, targets=targets)

@@ -15,6 +15,7 @@ from drkit.errors import ObjectNotFound
 from drkit.model import show_path
 from drkit.repo import Repository
 from drkit.restore.journal import is_journal
+from drkit.seal import beneath
 from drkit.store.checks import TEMPORARY
 
 STALE = timedelta(minutes=30)
@@ -53,7 +54,11 @@ def _locks(repo: Repository, host: str, now: datetime) -> Iterator[Diagnosis]:
             who = f"process {lock.pid} on {lock.host}" if lock.pid else "a process that left no name"
             message = f"{who} took this lock {age(old)} ago and {'has died' if dead else 'has not renewed it'}"
             directory = repo.location()
-            where = word(os.path.join(directory, os.fsencode(info.name))) if directory else info.name
+            where = (
+                word(os.path.join(directory, os.fsencode(beneath(repo.store, info.name)[1])))
+                if directory
+                else info.name
+            )
             yield Diagnosis("lock-stale", info.name, message, f"if that process has ended: rm {where}", WARNING)
 
 

@@ -86,7 +86,7 @@ def _site_of(site: Site, record: Command) -> Iterator[Site]:
         return
     store = open_store(record.store_url)
     try:
-        repo = Repository.open(store)
+        repo = Repository.open(store, keys=site.repo.keys)
         if repo.config.repository_id != record.repository_id:
             raise GuardRefused(
                 f"the repository at {record.store_url} is not the one that has the snapshot {record.snapshot[:12]}",

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from drkit.errors import ObjectExists, ObjectNotFound
+from drkit.seal import beneath
 from drkit.store.base import Store
 from drkit.store.salvage import read_anyway
 
@@ -33,14 +34,15 @@ class Quarantine:
             self._store.delete(name)
 
     def keep(self, name: str) -> None:
-        """Set an object aside, and leave it where it is."""
-        place = f"{self._folder}/{name}"
+        """Set an object aside, and leave it where it is; one of an encrypted repository as it is stored."""
+        store, stored = beneath(self._store, name)
+        place = f"{self._folder}/{stored}"
         if place in self.names:
             return
         try:
-            bad = read_anyway(self._store, name)
+            bad = read_anyway(store, stored)
         except ObjectNotFound:
             return
         with suppress(ObjectExists):  # a second repair within a second
-            self._store.put(place, bad)
+            store.put(place, bad)
         self.names.append(place)

@@ -22,6 +22,7 @@ from drkit.errors import (
     RepositoryNotFound,
     StoreCorrupt,
     UsageError,
+    WrongKey,
 )
 from drkit.format import settings
 from drkit.format import snapshot as snapshot_format
@@ -39,12 +40,14 @@ from drkit.repo.lock import BackupLock
 from drkit.repo.names import index_name, pack_name
 from drkit.repo.packer import Packer
 from drkit.repo.parity import check_parity, heal_pack, make_parity, parity_name, parity_problem
+from drkit.seal import KeySource, beside, unlock
+from drkit.seal.keys import read_slots, slot_names
 from drkit.store.base import Store
 from drkit.verify import verify
 from drkit.verify.packs import table_digest
 
 _WORKERS = 2
-_HASH_IN_NAME = re.compile(r"keys/([0-9a-f]{64})\.json|inventory/.*-([0-9a-f]{8})\.jsonl\.zst")
+_HASH_IN_NAME = re.compile(r"keys/([0-9a-f]{64})(?:-copy)?\.json|inventory/.*-([0-9a-f]{8})\.jsonl\.zst")
 _LOST = frozenset(
     {"file-lost", "segment-lost", "plugins-lost", "snapshot-damaged", "tree-damaged", "tree-hash", "file-size"}
 )
@@ -58,16 +61,20 @@ def repair(
     dry_run: bool = False,
     progress: Progress,
     now: Callable[[], datetime],
+    keys: KeySource | None = None,
 ) -> RepairReport:
     """Heal the repository in `store` from `copies`, the first that has a good object first; without any, save
     what can be read and name the rest.
 
     What is missing here and whole in a copy is brought back too, snapshots included. With `dry_run` everything is
     read and nothing written. UsageError if a copy is of another repository, LockedError if a prune works here,
-    RepositoryNotFound or IntegrityError if there are no settings, here or in a copy.
+    RepositoryNotFound or IntegrityError if there are no settings, here or in a copy. An encrypted repository is opened
+    with `keys`, or as a copy of it was.
     """
     began = monotonic()
-    donors = [Repository.open(copy) for copy in copies]
+    keys = keys or KeySource()
+    donors = [Repository.open(copy, keys=keys) for copy in copies]
+    store = _unlocked(store, donors, keys)
     job = _Job(store, donors, dry_run, Quarantine(store, now()), progress)
     job.settings()
     with ExitStack() as stack:
@@ -142,6 +149,7 @@ class _Job:
                     f"{donor.store.url} holds another repository ({donor.config.repository_id})",
                     hint="name a copy of this one with --from",
                 )
+        self.config = unlock(self._store, self.config, KeySource({}))[1]
         Repository(self._store, self.config, []).check_writable()
         check_parity(self.config)
         if not self._dry_run:
@@ -257,9 +265,11 @@ class _Job:
 
     def others(self) -> None:
         """Heal key slots and rows of inventories, of which the names hold a hash."""
+        places = [repo.store for repo in self._donors]
         for prefix in ("keys/", "inventory/"):
-            places = [repo.store for repo in self._donors]
             names = {info.name for store in (self._store, *places) for info in store.list(prefix)}
+            if prefix == "keys/" and (slots := read_slots(self._store)):  # one that was removed here stays removed
+                names = {name for slot in slots for name in slot_names(slot.id)}
             for name in sorted(names):
                 problem = "" if _named_right(self._store, name) else "missing or damaged"
                 donor = next((store for store in places if problem and _named_right(store, name)), None)
@@ -295,6 +305,16 @@ class _Job:
         if not self._dry_run:
             self.quarantine.replace(name, data)
         self.healed.append(Healed(name, problem, source))
+
+
+def _unlocked(store: Store, donors: Sequence[Repository], keys: KeySource) -> Store:
+    """Return an encrypted repository's store as it looks in clear; where its own keys are lost, with a copy's."""
+    try:
+        return unlock(store, opening.read_settings(store)[0], keys)[0]
+    except (IntegrityError, RepositoryNotFound, WrongKey):
+        if not donors:
+            raise
+        return beside(donors[0].store, store)
 
 
 def _read_pack(store: Store, pack_id: PackId) -> tuple[bytes, IndexedPack | None, str]:

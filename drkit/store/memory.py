@@ -51,7 +51,8 @@ class MemoryStore:
         data = self._object(name)[0]
         if offset + length > len(data):
             raise EndsBefore(
-                f"{name} in {self.url} has {len(data)} bytes, not the {length} asked for at {offset}", data=data[offset:]
+                f"{name} in {self.url} has {len(data)} bytes, not the {length} asked for at {offset}",
+                data=data[offset:],
             )
         return data[offset : offset + length]
 

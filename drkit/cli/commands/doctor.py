@@ -76,6 +76,7 @@ def command(
             around=_surroundings(session),
             now=utc_now,
             turso=session.turso,
+            keys=session.keys,
             places=_places(session, own),
         )
     console = session.console
@@ -99,7 +100,7 @@ def _places(session: Session, own: Store) -> list[Place]:
     from drkit.repo import Repository
 
     def opening(name: str) -> Callable[[], Repository]:
-        return lambda: Repository.open(session.store(name))
+        return lambda: Repository.open(session.store(name), keys=session.keys)
 
     stores = session.config.stores
     named = next((name for name in stores if session.address(name) == own.url), own.url)

@@ -66,9 +66,9 @@ def command(
     store = session.store()
     sources = [session.store(url) for url in source] if source else copies.good(session, store)
     with session.progress() as progress:
-        report = repair(store, sources, dry_run=dry_run, progress=progress, now=utc_now)
+        report = repair(store, sources, dry_run=dry_run, progress=progress, now=utc_now, keys=session.keys)
     if not dry_run:
-        repository = Repository.open(store)
+        repository = Repository.open(store, keys=session.keys)
         recording.repaired(session, repository, report)
         recording.flush(session, repository)
     session.console.result(report)
