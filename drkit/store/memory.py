@@ -50,10 +50,8 @@ class MemoryStore:
         check_range(offset, length)
         data = self._object(name)[0]
         if offset + length > len(data):
-            raise EndsBefore(
-                f"{name} in {self.url} has {len(data)} bytes, not the {length} asked for at {offset}",
-                data=data[offset:],
-            )
+            message = f"{name} in {self.url} has {len(data)} bytes, not the {length} asked for at {offset}"
+            raise EndsBefore(message, data=data[offset:])
         return data[offset : offset + length]
 
     def stat(self, name: str) -> ObjectInfo:
