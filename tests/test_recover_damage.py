@@ -192,7 +192,7 @@ def test_without_snapshots(repo: MiniRepo) -> None:
     [
         ({"major": 2, "minor": 0, "requires": []}, "newer"),
         ({"major": 1, "minor": 0, "requires": ["quantum"]}, "newer"),
-        ({"major": 1, "minor": 0, "requires": ["encryption"]}, "encrypted"),
+        ({"major": 1, "minor": 0, "requires": ["encryption"]}, "encryption"),
     ],
 )
 def test_what_it_does_not_know_is_refused(repo: MiniRepo, version: Any, word: str) -> None:

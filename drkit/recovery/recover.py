@@ -6,10 +6,13 @@
     python3 recover.py --check [SNAP]           decode and hash all of a snapshot, write nothing
 
 DIR must be missing or empty. Needs Python 3.8 or later on Linux, macOS or another Unix, and one of: Python 3.14,
-the Python package `zstandard`, the command `zstd`. RECOVER.md beside this file says what the bytes mean.
+the Python package `zstandard`, the command `zstd`; for an encrypted repository the package `cryptography`, too, and the
+passphrase (it asks, or takes DRKIT_PASSWORD, DRKIT_PASSWORD_FILE, DRKIT_PASSWORD_COMMAND) or --key-file.
+RECOVER.md beside this file says what the bytes mean.
 
 Exit codes: 0 all is there and proved; 2 wrong usage; 3 done in part, and what is lost is listed; 10 no repository;
-20 damaged beyond reading, or of a kind that this program cannot read; 21 what was restored is not what was backed up.
+12 wrong key; 20 damaged beyond reading, or of a kind that this program cannot read; 21 what was restored is not what
+was backed up.
 """
 # This file must run on Python 3.8, which has no zip(strict=...).
 # ruff: noqa: B905
@@ -21,12 +24,15 @@ import base64
 import contextlib
 import errno
 import functools
+import getpass
 import hashlib
+import hmac
 import importlib
 import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import struct
@@ -34,6 +40,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -161,6 +168,224 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     return data
 
 
+class Files:
+    """The objects of a repository in a directory, by the names that the format gives them."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def stored(self, directory: str) -> list[str]:
+        """Return the sorted names of the files in a directory of the repository; none if it is missing."""
+        path = os.path.join(self.root, directory)
+        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+
+    def names(self, directory: str) -> list[str]:
+        """Return the sorted names of the objects in a directory, `packs`, `index` or `snapshots`."""
+        inner = self.stored(directory) if directory == "packs" else [""]
+        paths = [f"{directory}/{part}" if part else directory for part in inner]
+        return [f"{path}/{name}" for path in paths for name in self.stored(path)]
+
+    def path(self, name: str) -> str:
+        """Return where an object lies."""
+        return os.path.join(self.root, name)
+
+    def size(self, name: str) -> int:
+        """Return how many bytes an object has."""
+        return os.path.getsize(self.path(name))
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return these bytes of an object, or as many as can be had."""
+        return read_range(self.path(name), offset, length)
+
+
+# -- Encryption
+
+CHUNK, HEAD, TAG = 64 << 10, 20, 16  # bytes of a chunk: plaintext, and what stands before and after the ciphertext
+STORED = HEAD + CHUNK + TAG
+
+
+def derived(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """Return a key of 32 bytes by HKDF-SHA256."""
+    return hmac.new(hmac.new(salt, secret, "sha256").digest(), info + b"\1", "sha256").digest()
+
+
+def canonical(record: Any) -> bytes:
+    """Return the JSON that checksums are of, and that authenticates key slots."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def find_crypto() -> Any:
+    """Return what is needed of the package `cryptography`; StopError if it is not there."""
+    try:
+        aead = importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
+        errors = importlib.import_module("cryptography.exceptions")
+        return types.SimpleNamespace(AESGCM=aead.AESGCM, AESSIV=aead.AESSIV, InvalidTag=errors.InvalidTag)
+    except (ImportError, AttributeError):
+        message = "the repository is encrypted: install the Python package cryptography, 37 or later"
+        raise StopError(2, f"{message} (pip install cryptography, apt install python3-cryptography)") from None
+
+
+def parse_key(text: str) -> bytes:
+    """Return the 32 bytes of a key file: base64, or the four lines of a paper sheet. ValueError if it has none."""
+    parts = {}
+    for number, digits in re.findall(r"(?im)^\W*([1-4])\s*:((?:\s*[0-9a-f]){20})\s*$", text):
+        line = bytes.fromhex("".join(digits.split()))
+        if hashlib.sha256(b"drkit key line" + bytes([int(number)]) + line[:8]).digest()[:2] != line[8:]:
+            raise ValueError(f"line {number} of the key is mistyped")
+        parts[number] = line[:8]
+    key = b"".join(parts[number] for number in sorted(parts)) or base64.b64decode("".join(text.split()), validate=True)
+    if len(key) != 32:
+        raise ValueError("it holds no whole key")
+    return key
+
+
+def given_secrets() -> list[tuple[str, bytes]]:
+    """Return the kinds of slots that can be opened, `keyfile` or `passphrase`, each with the key or the passphrase."""
+    path, text = os.environ.get("DRKIT_KEY_FILE"), os.environ.get("DRKIT_PASSWORD")
+    file, command = os.environ.get("DRKIT_PASSWORD_FILE"), os.environ.get("DRKIT_PASSWORD_COMMAND")
+    secrets, what = [], path
+    try:
+        if path:
+            secrets.append(("keyfile", parse_key(read_range(os.path.expanduser(path), 0, 64 << 10).decode())))
+        what = "the passphrase" if text else file or command or "the passphrase"
+        if text:
+            secrets.append(("passphrase", os.fsencode(text)))
+        elif file or command:
+            if file:
+                said = read_range(os.path.expanduser(file), 0, 64 << 10)
+            else:
+                said = subprocess.run(shlex.split(command or ""), stdout=subprocess.PIPE, check=True).stdout
+            secrets.append(("passphrase", re.sub(rb"\r?\n\Z", b"", said)))
+        elif not path and sys.stdin.isatty():
+            secrets.append(("passphrase", os.fsencode(getpass.getpass("passphrase of the repository: "))))
+    except (OSError, ValueError, EOFError, subprocess.SubprocessError) as error:
+        raise StopError(2, f"{what} cannot be read: {reason(error)}") from None
+    if not secrets:
+        raise StopError(12, "the repository is encrypted: give --key-file FILE, or set DRKIT_PASSWORD_FILE")
+    return secrets
+
+
+def slot_key(kind: str, secret: bytes, repository: str, kdf: dict[str, Any]) -> bytes:
+    """Return the key that a secret gives; one of INVALID if the numbers for it make no sense."""
+    salt = base64.b64decode(kdf["salt"])
+    if kind == "keyfile":
+        return derived(secret, salt, b"drkit key file" + repository.encode())
+    n, r, p = number(kdf, "n", 2, 1 << 20), number(kdf, "r", 1, 16), number(kdf, "p", 1, 4)
+    return hashlib.scrypt(secret, salt=salt, n=n, r=r, p=p, maxmem=1 << 30, dklen=32)
+
+
+def open_sealed(files: Files, found: list[dict[str, Any]]) -> SealedFiles:
+    """Return the objects of an encrypted repository in clear; one of `found` must be its settings.
+
+    StopError if what is given opens no key slot.
+    """
+    if not all(isinstance(settings.get("encryption"), dict) for settings in found):
+        raise DamagedError("the settings do not say clearly whether, and how, there is encryption")
+    crypto, secrets = find_crypto(), given_secrets()
+    rings: list[dict[str, Any]] = []
+    for settings in found:
+        repository = str(settings["repository_id"])
+        for kind, secret in secrets:
+            key = slot_key(kind, secret, repository, settings["encryption"]["kdf"])
+            for name in files.names("keys"):
+                with contextlib.suppress(OSError, crypto.InvalidTag, *INVALID):
+                    slot = json.loads(files.read(name, 0, MAX_JSON).decode())
+                    wrapped = base64.b64decode(slot.pop("wrapped"))
+                    about = b"drkit key slot" + repository.encode() + b"\0" + canonical(slot)
+                    rings.append(json.loads(crypto.AESGCM(key).decrypt(wrapped[:12], wrapped[12:], about)))
+        if rings:
+            sealed = SealedFiles(files.root, repository, max(rings, key=lambda ring: int(ring["current"])), crypto)
+            sealed.check_settings(settings)
+            return sealed
+    if not files.names("keys"):
+        raise StopError(20, "the repository is encrypted, and its key slots, the folder `keys`, are lost")
+    raise StopError(12, "the key that was given does not open the repository")
+
+
+class SealedFiles(Files):
+    """The objects of an encrypted repository, in clear and under their own names."""
+
+    def __init__(self, root: str, repository: str, ring: dict[str, Any], crypto: Any) -> None:
+        super().__init__(root)
+        self.info, self.crypto = b"drkit object" + repository.encode() + b"\0", crypto
+        self.siv = crypto.AESSIV(base64.b64decode(ring["name"]))
+        self.masters = {int(epoch): base64.b64decode(key) for epoch, key in ring["masters"].items()}
+        self.lies: dict[str, str] = {}  # where the objects lie, by their own names
+        self.ciphers: dict[str, tuple[bytes, Any]] = {}  # by name: the start of each chunk's header, and what opens it
+        self.told: set[tuple[str, int]] = set()
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Warn if the settings are not those that were sealed. Nothing of them is needed any more."""
+        data = base64.b64decode(settings["sealed"])
+        with contextlib.suppress(self.crypto.InvalidTag, *INVALID):
+            inside = json.loads(self.opened("drkit.json", 0, data, True))
+            if all(inside[key] == settings[key] for key in ("format", "repository_id", "encryption")):
+                return
+        say("warning: drkit.json is not as it was written: somebody has changed it")
+
+    def names(self, directory: str) -> list[str]:
+        """Return the sorted names of the objects in a directory, in clear."""
+        for stored in super().names(directory):
+            try:
+                self.lies[self.unsealed(stored)] = stored
+            except (ValueError, self.crypto.InvalidTag):
+                say(f"warning: {stored} is no object of this repository")
+        return sorted(name for name in self.lies if name.startswith(directory + "/"))
+
+    def unsealed(self, stored: str) -> str:
+        """Return the name that a sealed one stands for; ValueError or InvalidTag if it stands for none."""
+        match = re.fullmatch(r"(packs/|index/|snapshots/)(?:[0-9a-f]{2}/)?(.*-)?([0-9a-f]{96})(\.\w+)\.enc", stored)
+        if not match:
+            raise ValueError(stored)
+        name = self.siv.decrypt(bytes.fromhex(match[3]), None).hex()
+        folder = f"{name[:2]}/" if match[1] == "packs/" else ""
+        return f"{match[1]}{folder}{match[2] or ''}{name}{match[4]}"
+
+    def path(self, name: str) -> str:
+        """Return where an object lies."""
+        return os.path.join(self.root, self.lies.get(name, name))
+
+    def size(self, name: str) -> int:
+        """Return how many bytes an object has in clear."""
+        stored = super().size(name)
+        return stored - -(-stored // STORED) * (HEAD + TAG)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return these bytes of an object in clear, or as many as can be had: up to a chunk that is not authentic."""
+        if name not in self.lies:
+            return super().read(name, offset, length)
+        count = -(-super().size(name) // STORED)
+        first, plain = offset // CHUNK, b""
+        upto = min(count, -(-(offset + length) // CHUNK))
+        data = read_range(self.path(name), first * STORED, (upto - first) * STORED)
+        for number in range(first, upto):
+            start = (number - first) * STORED
+            try:
+                plain += self.opened(name, number, data[start : start + STORED], number == count - 1)
+            except (ValueError, KeyError, self.crypto.InvalidTag):
+                if (name, number) not in self.told:
+                    self.told.add((name, number))
+                    say(f"warning: {self.path(name)}: bytes from {number * STORED} do not authenticate")
+                break
+        return plain[offset - first * CHUNK :][:length]
+
+    def opened(self, name: str, number: int, chunk: bytes, last: bool) -> bytes:
+        """Return the plaintext of a chunk; ValueError, KeyError or InvalidTag if it is not that chunk."""
+        head = chunk[:HEAD]
+        version, epoch, flag, zero = head[:4].ljust(4, b"\xff")
+        if version != 1 or flag != last or zero:
+            raise ValueError("this is no such chunk")
+        writing, cipher = self.ciphers.get(name, (b"", None))  # all chunks of an object have the same epoch and salt
+        if not writing:
+            writing = head[1:2] + head[4:]
+            cipher = self.crypto.AESGCM(derived(self.masters[epoch], head[4:], self.info + name.encode()))
+        elif writing != head[1:2] + head[4:]:
+            raise ValueError("this chunk is of another writing of the object")
+        plain: bytes = cipher.decrypt(struct.pack("<IB7x", number, last), chunk[HEAD:], head)
+        self.ciphers[name] = writing, cipher
+        return plain
+
+
 class Columns:
     """A binary table, read column by column."""
 
@@ -176,11 +401,9 @@ class Columns:
         return [row[0] for row in struct.iter_unpack("<" + code, self.data[start : self.position])]
 
 
-def check_format(found: dict[str, Any], what: str) -> None:
+def check_format(found: dict[str, Any], what: str, known: Iterable[str] = ()) -> None:
     """Raise DamagedError if something is of a version that this program does not know."""
-    if "encryption" in found.get("requires", []):
-        raise DamagedError(f"{what} is encrypted, which this version of recover.py cannot read")
-    if found["major"] != 1 or found.get("requires"):
+    if found["major"] != 1 or {*found.get("requires", ())} - {*known}:
         raise DamagedError(f"{what} is of format {found}: take a newer recover.py")
 
 
@@ -265,9 +488,9 @@ class Repository:
     only clues, since the hash decides, and one of the two is enough.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, files: Files) -> None:
         """Read the settings. StopError if this is no repository that can be read."""
-        self.root = root
+        self.files = files
         self.packs: list[str] = []
         self.pack_numbers: dict[bytes, int] = {}
         self.places: dict[bytes, bytes] = {}  # by 16 bytes of the id; further places have one + more each
@@ -275,14 +498,9 @@ class Repository:
         self.cached = 0
         self.read_settings()
 
-    def names(self, *directory: str) -> list[str]:
-        """Return the sorted names in a directory of the repository; none if it is missing."""
-        path = os.path.join(self.root, *directory)
-        return sorted(os.listdir(path)) if os.path.isdir(path) else []
-
     def read(self, name: str, limit: int = MAX_JSON) -> bytes:
         """Return an object; DamagedError if its bytes do not hash to the id in its name, where it has one."""
-        data = read_range(os.path.join(self.root, name), 0, limit)
+        data = self.files.read(name, 0, limit)
         wanted = re.search(r"([0-9a-f]{64})\.", name)
         if wanted and hashlib.sha256(data).hexdigest() != wanted[1]:
             raise DamagedError("its bytes do not hash to its name")
@@ -290,54 +508,56 @@ class Repository:
 
     def read_settings(self) -> None:
         """Check drkit.json and its copy; with neither, go on if it looks like a repository."""
-        formats = []
+        found = []
         for name in ("drkit.json", "drkit-copy.json"):
             try:
                 settings = json.loads(self.read(name).decode())
                 checksum = settings.pop("checksum")
-                text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-                if hashlib.sha256(text.encode()).hexdigest() != checksum:
+                if hashlib.sha256(canonical(settings)).hexdigest() != checksum:
                     raise DamagedError("its checksum is wrong")
-                formats.append(settings["format"])
+                found += [settings] if settings not in found else []
             except (OSError, *INVALID) as error:
                 say(f"warning: {name} is missing or damaged: {reason(error)}")
-        if not formats and not self.names("snapshots"):
-            raise StopError(10, f"there is no drkit repository in {self.root}")
+        if not found and not self.files.names("snapshots"):
+            raise StopError(10, f"there is no drkit repository in {self.files.root}")
         try:
-            check_format(formats[0] if formats else {"major": 1}, "the repository")
+            for settings in found[:1]:
+                check_format(settings["format"], "the repository", ["encryption"])
+                if "encryption" in settings["format"]["requires"]:
+                    self.files = open_sealed(self.files, found)
         except INVALID as error:
             raise StopError(20, reason(error)) from None
 
     def read_places(self) -> None:
         """Learn where all blobs lie. StopError if there is nothing here that decodes zstd."""
         self.decoder = find_decoder()
-        for directory in self.names("packs"):
-            for name in self.names("packs", directory):
-                if name.endswith(".enc"):
-                    raise StopError(20, "the repository is encrypted, which this version of recover.py cannot read")
-                if re.fullmatch(r"[0-9a-f]{64}\.zst", name):
-                    self.pack_numbers[bytes.fromhex(name[:64])] = len(self.packs)
-                    self.packs.append(os.path.join(self.root, "packs", directory, name))
-        for pack, path in enumerate(self.packs):
+        for name in self.files.names("packs"):
+            if name.endswith(".enc"):
+                raise StopError(20, "the repository is encrypted, and the settings that tell how are lost")
+            match = re.fullmatch(r"packs/[^/]+/([0-9a-f]{64})\.zst", name)
+            if match:
+                self.pack_numbers[bytes.fromhex(match[1])] = len(self.packs)
+                self.packs.append(name)
+        for pack, name in enumerate(self.packs):
             try:
-                self.read_pack(pack, path)
+                self.read_pack(pack, name)
             except (DamagedError, OSError) as error:
-                say(f"warning: {path}: {error}; what it holds can be found through the index only")
-        for name in self.names("index"):
+                say(f"warning: {self.files.path(name)}: {error}; what it holds can be found through the index only")
+        for name in self.files.names("index"):
             try:
-                self.read_index(Columns(self.decode(self.read("index/" + name, MAX_TABLE), MAX_TABLE)))
+                self.read_index(Columns(self.decode(self.read(name, MAX_TABLE), MAX_TABLE)))
             except (DamagedError, OSError) as error:
-                say(f"warning: index/{name}: {error}")
+                say(f"warning: {self.files.path(name)}: {error}")
 
-    def read_pack(self, pack: int, path: str) -> None:
+    def read_pack(self, pack: int, name: str) -> None:
         """Learn the places of a pack's blobs from the tables at its end."""
-        end = os.path.getsize(path) - 9
-        count, _, magic = struct.unpack("<IBI", read_range(path, max(0, end), 9).rjust(9, b"\0"))
+        end = self.files.size(name) - 9
+        count, _, magic = struct.unpack("<IBI", self.files.read(name, max(0, end), 9).rjust(9, b"\0"))
         start = end - 8 * count
         if magic != 0x8F92EAB1 or not count or start < 8:
             raise DamagedError("the end of the pack is damaged")
-        sizes = Columns(read_range(path, start, 8 * count)).read(2 * count)[::2]
-        table = read_range(path, max(0, start - 8 - sizes[-1]), sizes[-1])
+        sizes = Columns(self.files.read(name, start, 8 * count)).read(2 * count)[::2]
+        table = self.files.read(name, max(0, start - 8 - sizes[-1]), sizes[-1])
         columns = Columns(self.decode(table[8:], MAX_TABLE))
         check_format({"major": columns.read(2, "H")[0]}, "the pack")
         frames, blobs, ids = columns.read(3)
@@ -385,9 +605,9 @@ class Repository:
         plain = self.cache.pop(key, None)
         if plain is None:
             try:
-                plain = self.decode(read_range(self.packs[pack], offset, compressed), MAX_FRAME)
+                plain = self.decode(self.files.read(self.packs[pack], offset, compressed), MAX_FRAME)
             except (DamagedError, OSError) as error:
-                say(f"warning: {self.packs[pack]}, frame at {offset}: {error}")
+                say(f"warning: {self.files.path(self.packs[pack])}, frame at {offset}: {error}")
                 plain = b""
             self.cached += len(plain)
         self.cache[key] = plain
@@ -428,8 +648,9 @@ class Repository:
 
     def snapshot_names(self) -> list[str]:
         """Return the names of the snapshots, oldest first."""
-        pattern = r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{64}\.json"
-        return [name for name in self.names("snapshots") if re.fullmatch(pattern, name)]
+        pattern = r"snapshots/(\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{64}\.json)"
+        found = (re.fullmatch(pattern, name) for name in self.files.names("snapshots"))
+        return [match[1] for match in found if match]
 
     def snapshot(self, name: str) -> dict[str, Any]:
         """Return a snapshot. DamagedError if it is, or if it is of a kind that this program does not know."""
@@ -838,7 +1059,9 @@ def find_snapshot(repo: Repository, spec: str) -> tuple[dict[str, Any], int]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for, and return the exit code."""
-    repo = Repository(args.repo)
+    if args.key_file:
+        os.environ["DRKIT_KEY_FILE"] = args.key_file
+    repo = Repository(Files(args.repo))
     if args.list:
         return list_snapshots(repo)
     repo.read_places()
@@ -865,6 +1088,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--include", metavar="GLOB", action="append", default=[], help="only what matches; ** stands for directories"
     )
+    parser.add_argument("--key-file", metavar="FILE", help="the key of an encrypted repository")
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--repo", metavar="DIR", default=here, help="the repository (default: where this file lies)")
     parser.add_argument(
