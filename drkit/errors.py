@@ -72,7 +72,7 @@ class WrongKey(DrkitError):
     """The repository is encrypted and no slot opens with the key that was given."""
 
     code = 12
-    default_hint = "check DRKIT_PASSWORD, DRKIT_PASSWORD_FILE or DRKIT_PASSWORD_COMMAND"
+    default_hint = "check DRKIT_PASSWORD, DRKIT_PASSWORD_FILE, DRKIT_PASSWORD_COMMAND or DRKIT_KEY_FILE"
 
 
 class StoreError(DrkitError):

@@ -25,6 +25,7 @@ PANELS = {
     "Back up and restore": ("init", "backup", "restore", "restore-plugin"),
     "Look inside": ("snapshots", "plugins", "ls", "cat", "diff", "find", "manifest"),
     "Keep copies": ("copy", "repair"),
+    "Encrypt": ("key",),
     "Prove": ("verify", "drill", "doctor", "status", "inventory"),
     "Give back space": ("forget", "prune", "unlock"),
     "Edit safely": ("guard", "enhance"),
@@ -39,6 +40,8 @@ Environment:
   DRKIT_REPO      the repository, as --repo
   DRKIT_INVENTORY the inventory, as --inventory
   DRKIT_CONFIG    the configuration file, as --config
+  DRKIT_KEY_FILE, DRKIT_PASSWORD, DRKIT_PASSWORD_FILE, DRKIT_PASSWORD_COMMAND
+                  what opens an encrypted repository
   XDG_DATA_HOME   where the inventory is, in drkit/inventory.db (default: ~/.local/share)
   XDG_CACHE_HOME  where disposable caches go (default: ~/.cache)
   TURSO_DATABASE_URL, TURSO_AUTH_TOKEN
@@ -46,7 +49,7 @@ Environment:
 
 \b
 Exit codes:
-  0 ok, 1 unexpected, 2 usage, 3 warnings or partial, 10 no repository, 11 locked, 13 store,
+  0 ok, 1 unexpected, 2 usage, 3 warnings or partial, 10 no repository, 11 locked, 12 wrong key, 13 store,
   20 integrity, 21 restore mismatch, 22 drill failed, 30 guard refused, 31 proposal rejected,
   32 budget or quota used up, 130/143 interrupted;
   all of them: docs/exit-codes.md

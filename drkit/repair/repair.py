@@ -266,10 +266,14 @@ class _Job:
     def others(self) -> None:
         """Heal key slots and rows of inventories, of which the names hold a hash."""
         places = [repo.store for repo in self._donors]
-        for prefix in ("keys/", "inventory/"):
+        slots = read_slots(self._store, both=True)
+        for slot in slots:
+            for name in slot_names(slot.id):
+                if not slot.twice and not _named_right(self._store, name):
+                    self._heal(name, "missing or damaged", slot.data, "its other copy")
+        # A slot that was removed here is not to come back, unless there is none left.
+        for prefix in ("inventory/",) if slots else ("keys/", "inventory/"):
             names = {info.name for store in (self._store, *places) for info in store.list(prefix)}
-            if prefix == "keys/" and (slots := read_slots(self._store)):  # one that was removed here stays removed
-                names = {name for slot in slots for name in slot_names(slot.id)}
             for name in sorted(names):
                 problem = "" if _named_right(self._store, name) else "missing or damaged"
                 donor = next((store for store in places if problem and _named_right(store, name)), None)

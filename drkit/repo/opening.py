@@ -61,19 +61,7 @@ def found(store: Store, config: Settings, slots: Iterable[FoundSlot] = ()) -> No
     UsageError if there is a repository, what is left of one, or somebody's files.
     """
     check_parity(config)
-    for name in SETTINGS_NAMES:
-        try:
-            store.stat(name)
-        except ObjectNotFound:
-            continue
-        raise UsageError(f"there is a repository in {store.url} already", hint="use it as it is, or name another place")
-    if _has_content(store):
-        raise UsageError(f"there is a repository without its settings in {store.url}", hint=_RECOVER)
-    if strangers := _strangers(store):
-        raise UsageError(
-            f"{store.url} holds other files, among them {os.fsdecode(strangers[0])}",
-            hint="name an empty or new directory: a repository has one of its own",
-        )
+    check_vacant(store)
     from drkit import recovery
 
     store.prepare()
@@ -87,6 +75,23 @@ def found(store: Store, config: Settings, slots: Iterable[FoundSlot] = ()) -> No
             store.put(name, settings.encode(config))
         except ObjectExists as error:
             raise UsageError(f"somebody else made a repository in {store.url} at this moment") from error
+
+
+def check_vacant(store: Store) -> None:
+    """Raise UsageError if there is a repository, what is left of one, or somebody's files."""
+    for name in SETTINGS_NAMES:
+        try:
+            store.stat(name)
+        except ObjectNotFound:
+            continue
+        raise UsageError(f"there is a repository in {store.url} already", hint="use it as it is, or name another place")
+    if _has_content(store):
+        raise UsageError(f"there is a repository without its settings in {store.url}", hint=_RECOVER)
+    if strangers := _strangers(store):
+        raise UsageError(
+            f"{store.url} holds other files, among them {os.fsdecode(strangers[0])}",
+            hint="name an empty or new directory: a repository has one of its own",
+        )
 
 
 def read_settings(store: Store, *, both: bool = True) -> tuple[Settings, list[Finding]]:

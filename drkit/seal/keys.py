@@ -35,6 +35,7 @@ FOLDER = "keys/"
 _NAME = re.compile(r"keys/([0-9a-f]{64})(-copy)?\.json")
 _NONCE = 12
 _GIVE = "set DRKIT_PASSWORD_FILE, DRKIT_PASSWORD_COMMAND, DRKIT_PASSWORD or DRKIT_KEY_FILE"
+_DROP = "give their secrets with --key-file and --password-file, or give them up with --drop-others"
 _KEYS_BACK = "bring the repository's keys/ back from a copy"
 
 
@@ -188,47 +189,59 @@ def add_slot(
 
 
 def rotate(
-    store: Store, config: Settings, keys: KeySource, others: Sequence[Secret], *, now: Callable[[], datetime]
+    store: Store,
+    config: Settings,
+    keys: KeySource,
+    others: Sequence[Secret],
+    *,
+    drop: bool = False,
+    now: Callable[[], datetime],
 ) -> tuple[list[FoundSlot], list[FoundSlot]]:
-    """Write with a new master key from now on; return the new slots, and the old ones that nobody gave a secret for.
+    """Write with a new master key from now on; return the new slots, and the old ones that are gone without one.
 
-    The new slots are for the secrets of `keys` that open one, and for `others`. All are stored before the first old one
-    is taken away: killed anywhere, every secret that opened a slot still does. LockedError if somebody else changes
-    slots at this moment.
+    The new slots are for the secrets of `keys` that open one, and for `others`. UsageError if slots are left that none
+    of them opens, unless these are to `drop`. All new ones are stored before the first old one is taken away: killed
+    anywhere, every secret that opened a slot still does. LockedError if somebody else changes slots at this moment.
     """
     assert config.encryption is not None
     old = read_slots(store)
     opened = open_slots(store, config, keys, old)
     ring = next_epoch(opened.ring)
-    given = dict.fromkeys([*(secret for _, secret in opened.slots), *others])
+    given = {
+        secret: keys.key(secret, config.encryption.kdf, config.repository_id)
+        for secret in (*(secret for _, secret in opened.slots), *others)
+    }
+    own = {
+        secret: [one for one in old if one.slot.kind == secret.kind and _unwrap(one.slot, key, config.repository_id)]
+        for secret, key in given.items()
+    }
+    if any(not slots for slots in own.values()):
+        raise UsageError("a secret that was given opens no slot", hint="check the files that you named")
+    kept = {one.id for slots in own.values() for one in slots}
+    dropped = [one for one in old if one.id not in kept]
+    if dropped and not drop:
+        left = ", ".join(f"{one.id[:12]} ({one.slot.label or one.slot.kind})" for one in dropped)
+        raise UsageError(f"slots would be lost of which no secret was given: {left}", hint=_DROP)
     new: list[FoundSlot] = []
-    kept: set[str] = set()
-    for secret in given:
-        key = keys.key(secret, config.encryption.kdf, config.repository_id)
-        own = [
-            one
-            for one in old
-            if one.slot.kind == secret.kind and _unwrap(one.slot, key, config.repository_id) is not None
-        ]
-        kept.update(one.id for one in own)
+    for secret, key in given.items():
         slot = make_slot(
             ring,
             key,
             kind=secret.kind,
             repository_id=config.repository_id,
             now=now(),
-            label=own[0].slot.label if own else "",
-            replaces=[one.id for one in old],
+            label=own[secret][0].slot.label,
+            replaces=sorted(superseded(old).union(one.id for one in old)),  # a copy may have missed a rotation
         )
         _put_proved(store, slot, key, ring, config.repository_id)
-        new.append(slot)
+        new.append(structs.replace(slot, twice=True))
     if {one.id for one in read_slots(store)} - {one.id for one in (*old, *new)}:
         for slot in new:
             delete_slot(store, slot.id)
         raise LockedError(f"somebody else changes the key slots of {store.url}")
     for one in old:
         delete_slot(store, one.id)
-    return new, [one for one in old if one.id not in kept]
+    return new, dropped
 
 
 def superseded(slots: Iterable[FoundSlot]) -> frozenset[str]:

@@ -116,6 +116,11 @@ def read_key_file(path: str) -> Secret:
         raise UsageError(f"{path} is no key file: {error}", hint="make one with 'drkit key add --key-file'") from error
 
 
+def read_password_file(path: str) -> Secret:
+    """Return the passphrase in a file, without the newline at its end. UsageError if there is none."""
+    return Secret("passphrase", _without_newline(_read(path, "password file")))
+
+
 def write_key_file(path: str, secret: Secret) -> None:
     """Write a key file that nobody else may read. UsageError if there is a file already."""
     try:
