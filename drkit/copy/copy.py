@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from time import monotonic
@@ -30,10 +30,10 @@ from drkit.format import settings
 from drkit.format import snapshot as snapshot_format
 from drkit.format.indexfile import IndexedPack
 from drkit.format.limits import INDEX_LIVE
-from drkit.model import Finding, PackId
+from drkit.model import Finding, PackId, Snapshot
 from drkit.progress import Progress
 from drkit.repo import Repository, SnapshotRef, opening
-from drkit.repo.index import Index, LoadedIndex, load_index, stored_packs, write_index
+from drkit.repo.index import LoadedIndex, load_index, stored_packs, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.names import pack_name, put_hashed
 from drkit.repo.parity import check_parity, mend_parity, put_parity
@@ -43,6 +43,8 @@ from drkit.seal.keys import delete_slot, read_slots, slot_id_of, slot_names, sup
 from drkit.store.base import Store
 
 WORKERS = 2
+SMALL_WORKERS = 8
+"""How many small objects are under way at once: each costs an answer's time, and there may be thousands."""
 KEYS = "keys/"
 OTHERS = (KEYS, "inventory/")
 """What else is copied, each object once: it never changes."""
@@ -205,9 +207,13 @@ class _Job:
         self._copy_roots()
 
     def _copy_others(self, which: Callable[[str], bool]) -> None:
-        for name in filter(which, self.others):
+        def one(name: str) -> None:
             with contextlib.suppress(ObjectNotFound):  # taken away since
                 put_hashed(self._target, name, self._source.store.get(name))
+
+        with _workers(SMALL_WORKERS) as pool:
+            for _ in pool.map(one, filter(which, self.others)):
+                pass  # an error is raised here
 
     def _copy_packs(self, lock: BackupLock) -> None:
         """Copy packs with a few threads; one that is damaged here, or comes back damaged, becomes a finding."""
@@ -227,14 +233,11 @@ class _Job:
                     self._failed.add(pack.id)
                 lock.refresh()
 
-        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="drkit-copy")
-        try:
+        with _workers(WORKERS) as pool:
             for pack in self.packs:
                 under_way.append((pack, pool.submit(_copy_pack, self._source, self._target, pack.id)))
                 settle(leave=WORKERS)
             settle(leave=0)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
         self.packs = done
 
     def _write_index(self, loaded: LoadedIndex) -> None:
@@ -250,32 +253,48 @@ class _Job:
 
     def _copy_snapshots(self, lock: BackupLock, condemned: dict[str, frozenset[PackId]]) -> None:
         """Commit the snapshots whose packs are all there, then look whether a prune took some of them away."""
-        target, copied = self._target, list[SnapshotRef]()
-        whole = Repository.open(target)
         complete = not any(finding.code in _LOST for finding in self.findings)
-        index = Index() if complete else load_index(target, without=frozenset(self._failed)).index
-        self._progress.start(len(self.snapshots), None, "copying snapshots")
-        for ref in self.snapshots:
+        lacks = _nothing if complete else self._lacking()
+
+        def one(ref: SnapshotRef) -> Finding | bool:
             try:
                 data = self._source.store.get(ref.name)
                 snap = snapshot_format.decode(ref.name, data)
-                if not complete and missing_blobs(whole, snap, index):
+                if lacks(snap):
                     raise IntegrityError("packs that it needs are damaged or missing here")
             except ObjectNotFound:
-                continue  # forgotten since
+                return False  # forgotten since
             except (IntegrityError, StoreCorrupt) as error:
-                self.findings.append(Finding("snapshot-left-out", ref.name, str(error), _HEAL))
-                self.left_out.append(ref.id)
-                continue
-            if not lock.held():
-                raise _overtaken(copied, "the lock of the copy was taken away")
-            put_hashed(target, ref.name, data)
-            if target.get(ref.name) != data:
-                raise StoreCorrupt(f"{target.url} does not give {ref.name} back as it was put")
-            copied.append(ref)
-            self._progress.advance(1, 0)
+                return Finding("snapshot-left-out", ref.name, str(error), _HEAL)
+            put_hashed(self._target, ref.name, data)
+            if self._target.get(ref.name) != data:
+                raise StoreCorrupt(f"{self._target.url} does not give {ref.name} back as it was put")
+            return True
+
+        self._progress.start(len(self.snapshots), None, "copying snapshots")
+        copied: list[SnapshotRef] = []
+        at_once = SMALL_WORKERS if complete else 1  # a repository is read by one thread
+        with _workers(at_once) as pool:
+            for begin in range(0, len(self.snapshots), at_once):
+                if not lock.held():
+                    raise _overtaken(copied, "the lock of the copy was taken away")
+                lock.refresh()
+                refs = self.snapshots[begin : begin + at_once]
+                for ref, result in zip(refs, pool.map(one, refs), strict=True):
+                    if isinstance(result, Finding):
+                        self.findings.append(result)
+                        self.left_out.append(ref.id)
+                    elif result:
+                        copied.append(ref)
+                self._progress.advance(len(refs), 0)
         self.snapshots = copied
         self._look_again(condemned)
+
+    def _lacking(self) -> Callable[[Snapshot], object]:
+        """Return what tells whether a snapshot needs packs that did not come to the target."""
+        whole = Repository.open(self._target)
+        index = load_index(self._target, without=frozenset(self._failed)).index
+        return lambda snap: missing_blobs(whole, snap, index)
 
     def _look_again(self, condemned: dict[str, frozenset[PackId]]) -> None:
         after = condemned_packs(self._target)
@@ -302,6 +321,20 @@ class _Job:
                 return
         with contextlib.suppress(StoreError):  # no reader needs them, and an append-only store keeps those it has
             self._target.put(_ROOTS, data, overwrite=True)
+
+
+def _nothing(_snap: Snapshot) -> bool:
+    return False
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Lend threads; at the end, also in an error, what is under way is waited for, and what has not begun is left."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="drkit-copy")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _LOST = frozenset({"pack-missing", "pack-size", "pack-damaged", "copy-damaged"})
