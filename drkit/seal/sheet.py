@@ -44,10 +44,16 @@ def sheet(secret: Secret, *, repository: str, url: str, slot: str, created: str)
 
 
 def code_text(secret: Secret) -> str:
-    """Return the QR code of a key for a terminal or a printer. UsageError if segno is not installed."""
-    out = io.StringIO()
-    _code(secret).terminal(out, compact=True)
-    return out.getvalue()
+    """Return the QR code of a key in characters that a printer makes black. UsageError if segno is not installed."""
+    rows = [[bool(dark) for dark in row] for row in _code(secret).matrix_iter(border=4)]
+    if len(rows) % 2:
+        rows.append([False] * len(rows[0]))
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    return "".join("".join(map(_half, upper, lower)).rstrip() + "\n" for upper, lower in pairs)
+
+
+def _half(upper: bool, lower: bool) -> str:
+    return " ▄▀█"[2 * upper + lower]
 
 
 def code_image(secret: Secret, path: str) -> bytes:
