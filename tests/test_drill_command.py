@@ -140,17 +140,98 @@ def test_from_another_store(cli: Cli) -> None:
     assert cli("drill", "--store", "nowhere", "--json").error["code"] == 10
 
 
+@pytest.fixture
+def three(cli: Cli) -> Cli:
+    """The repository with two configured stores beside it, both up to date."""
+    (cli.home / "drkit.toml").write_text('repo = "repo"\n[stores.usb]\nurl = "usb"\n[stores.far]\nurl = "far"\n')
+    del cli.environ["DRKIT_REPO"]
+    cli.ok("copy", "--all")
+    return cli
+
+
+def stores(cli: Cli, *words: str) -> list[str]:
+    """Drill, and return from which store each came."""
+    result = cli.ok("--json", "drill", *words).json
+    assert all(done["passed"] and done["snapshot"] == result["snapshot"] for done in result["drills"])
+    return [os.path.basename(done["store"]) for done in result["drills"]]
+
+
+def test_a_sample_is_dealt_out_to_the_stores(three: Cli) -> None:
+    """What was drilled least recently comes first: the store, and in it the plugin."""
+    assert sorted(stores(three, "--all-stores", "--sample", "4")) == ["far", "repo", "repo", "usb"]
+    assert stores(three, "--all-stores") == ["repo"]
+    assert sorted(stores(three, "--store", "far", "--store", "usb", "--sample", "2")) == ["far", "usb"]
+    assert stores(three, "--store", "usb", "--full") == ["usb"]
+    assert stores(three, "--all-stores") == ["repo"]
+    assert stores(three, "--all-stores") == ["far"]
+    assert stores(three, "--all-stores", "--full") == ["repo", "usb", "far"]
+    assert len(query(three, "SELECT DISTINCT store FROM drills WHERE passed = 1")) == 3
+    from_usb = query(three, f"SELECT plugin FROM drills WHERE plugin IS NOT NULL AND store = '{three.home / 'usb'}'")
+    assert len(set(from_usb)) == len(from_usb) == 2
+    assert f"from {three.home / 'far'}: " in three.ok("drill", "--all-stores", "--full").text
+    assert "give one of them" in three("drill", "--all-stores", "--store", "usb").err
+
+
+def test_a_store_that_cannot_be_opened_fails_its_drill_and_no_other(three: Cli) -> None:
+    (three.home / "usb/drkit.json").unlink()
+    (three.home / "usb/drkit-copy.json").unlink()
+    run = three("--json", "drill", "--all-stores", "--full", "--junit", "drill.xml")
+    assert run.code == 22
+    assert [(os.path.basename(one["store"]), one["passed"]) for one in run.json["drills"]] == [
+        ("repo", True),
+        ("usb", False),
+        ("far", True),
+    ]
+    assert "drkit.json" in run.json["drills"][1]["reason"]
+    assert len(ET.fromstring((three.home / "drill.xml").read_bytes()).findall("testsuite/testcase/failure")) == 1
+
+
+def test_a_copy_that_lies_behind_misses_the_rpo(three: Cli) -> None:
+    for path in (three.home / "usb/snapshots").iterdir():
+        stamp = path.name.replace(path.name[:8], "20200101", 1)
+        path.rename(path.with_name(stamp))
+    run = three("--json", "drill", "--store", "usb", "--store", "far", "--full")
+    assert run.code == 22
+    assert [one["passed"] for one in run.json["drills"]] == [False, True]
+
+
+def test_a_game_day_destroys_the_store_and_each_other_one_brings_it_back(three: Cli) -> None:
+    (three.home / "source/later").write_text("x")
+    three.ok("backup", "source", "--no-copies")
+    three.ok("copy", "--to", "far")
+    names = sorted(str(path) for path in three.home.rglob("*") if path.is_file() and "inventory" not in str(path))
+    result = three.ok("--json", "drill", "--game-day", "--all-stores").json
+    usb, far = (loss for loss in result["losses"] if loss["loss"] == "store")
+    assert (usb["survived"], far["survived"]) == (True, True)
+    assert "which was restored instead" in usb["how"]  # that copy is a backup behind
+    assert "instead" not in far["how"]
+    assert "'drkit repair' brought" in far["how"]
+    left = sorted(str(path) for path in three.home.rglob("*") if path.is_file() and "inventory" not in str(path))
+    assert left == names
+    pack = next((three.home / "far/packs").glob("*/*.zst"))
+    pack.chmod(0o644)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 3] ^= 1
+    pack.write_bytes(data)
+    run = three("--json", "drill", "--game-day", "--all-stores")
+    assert run.code == 22
+    (failed,) = [loss for loss in run.json["losses"] if not loss["passed"]]
+    assert failed["loss"] == "store"
+    assert str(three.home / "far") in failed["what"]
+    assert "lost" in failed["reason"]
+
+
 def test_a_game_day(cli: Cli) -> None:
     (cli.home / "source/later").write_text("x")
     cli.ok("backup", "source")
     cli.ok("drill")
     before = sorted(path.name for path in (cli.home / "repo/snapshots").iterdir())
     result = cli.ok("drill", "--game-day", "--junit", "day.xml", "--json").json
-    assert [loss["loss"] for loss in result["losses"]] == ["index", "pack", "snapshot", "inventory"]
-    assert [loss["survived"] for loss in result["losses"] if loss["loss"] != "pack"] == [True, True, True]
+    assert [loss["loss"] for loss in result["losses"]] == ["index", "pack", "snapshot", "inventory", "store"]
+    assert [loss["survived"] for loss in result["losses"] if loss["loss"] != "pack"] == [True] * 4
     assert result["drills"] == []
     assert sorted(path.name for path in (cli.home / "repo/snapshots").iterdir()) == before
-    assert len(ET.fromstring((cli.home / "day.xml").read_bytes()).findall("testsuite/testcase")) == 4
+    assert len(ET.fromstring((cli.home / "day.xml").read_bytes()).findall("testsuite/testcase")) == 5
     assert query(cli, "SELECT COUNT(*) FROM audit WHERE event = 'game-day'") == [(1,)]
     text = cli.ok("drill", "--game-day").text
     assert "deleted the whole index" in text

@@ -14,15 +14,19 @@ from unittest import mock
 import pytest
 
 from drkit.clock import utc_now
-from drkit.drill import DrillOptions, GameDayReport, compare, game_day, gameday
+from drkit.copy import copy
+from drkit.drill import DrillOptions, GameDayReport, Loss, compare, game_day, gameday
+from drkit.drill.gameday import Heal
 from drkit.drill.restorer import RESTORERS, Restored
 from drkit.errors import IntegrityError, NoSpace
 from drkit.model import PluginRow, show_path
 from drkit.progress import NullProgress
+from drkit.repair import repair
 from drkit.repo import Repository, SnapshotRef
 from drkit.restore import restore_tree
 from drkit.store.base import Store
 from drkit.store.local import LocalStore
+from drkit.store.memory import MemoryStore
 from tests.support.restoring import back_up
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +118,62 @@ def test_a_tree_without_content_has_no_bit_to_flip(tmp_path: Path) -> None:
     report = run(back_up(tmp_path / "empty"))
     assert report.passed
     assert "no bit" in report.losses[1].what
+
+
+def heal(lost: Store, left: Store) -> str:
+    report = repair(lost, [left], progress=NullProgress(), now=utc_now)
+    return f"{len(report.healed)} objects came back"
+
+
+def destroyed(made: Made, *others: Store, by: str = "drkit", with_heal: Heal = heal) -> list[Loss]:
+    """Lose the store alone; return what came of it."""
+    options = DrillOptions(by=by, rto_s=1800)
+    report = game_day(
+        *made, options=options, progress=NullProgress(), heal=with_heal, others=others, now=utc_now, random=Random(1)
+    )
+    return [loss for loss in report.losses if loss.loss == "store"]
+
+
+@pytest.mark.parametrize("by", list(RESTORERS))
+def test_a_destroyed_store_comes_back_from_another(made: Made, scratch: Path, by: str) -> None:
+    before = objects(made[0].store)
+    (loss,) = destroyed(made, by=by)
+    assert (loss.passed, loss.survived, loss.lost) == (True, True, ()), loss
+    assert "'drkit copy' has filled" in loss.what
+    assert "objects came back, in " in loss.how
+    assert objects(made[0].store) == before
+    assert list(scratch.iterdir()) == []
+
+
+def test_each_other_store_is_tried_and_only_read(made: Made, tmp_path: Path) -> None:
+    behind, whole, empty = (MemoryStore(name) for name in ("behind", "whole", "empty"))
+    for store in (behind, whole):
+        copy(made[0], store, progress=NullProgress(), now=utc_now)
+    behind.delete(made[1].name)
+    foreign, _ = back_up(tmp_path / "source", Repository.create(MemoryStore("foreign"), now=utc_now()))
+    before = objects(behind), objects(whole)
+    late, full, nothing, other = destroyed(made, behind, whole, empty, foreign.store)
+    assert (objects(behind), objects(whole)) == before
+    assert (late.passed, late.survived) == (True, True)
+    assert "which was restored instead" in late.how
+    assert full.passed
+    assert "instead" not in full.how
+    assert not nothing.passed
+    assert "no drkit repository" in nothing.reason
+    assert not other.passed
+    assert "another repository" in other.reason
+
+
+def test_a_store_that_is_not_healed_fails(made: Made) -> None:
+    def leaves(lost: Store, left: Store) -> str:
+        copy(Repository.open(left), lost, progress=NullProgress(), now=utc_now)
+        pack = next(lost.list("packs/"))
+        lost.put(pack.name, bytes(pack.size), overwrite=True)
+        return "something came back"
+
+    (loss,) = destroyed(made, with_heal=leaves)
+    assert not loss.passed
+    assert loss.reason
 
 
 def test_over_the_rto_fails(made: Made) -> None:

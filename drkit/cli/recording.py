@@ -168,7 +168,7 @@ def drill(session: Session, repository: Repository, report: DrillReport) -> None
                 DrillRecord(
                     repository=repository.config.repository_id,
                     store=done.store,
-                    snapshot=report.snapshot,
+                    snapshot=done.snapshot,
                     plugin=done.plugin,
                     by=done.by,
                     first_byte_s=done.first_byte_s,

@@ -128,7 +128,14 @@ def _one(
         bytes=found.bytes if found else 0,
         passed=not failures,
         reason="; ".join(failures),
+        snapshot=ref.id,
     )
+
+
+def unreachable(store: str, error: DrkitError, options: DrillOptions) -> Drill:
+    """Return the drill of a store that could not be opened: it failed."""
+    rto_s = options.rto_s or FULL_RTO_S
+    return Drill(None, store, options.by, 0.0, 0.0, 0.0, 0.0, rto_s, 0.0, options.rpo_s, 0, 0, False, str(error))
 
 
 def _failures(found: Restored, tree_sha256: str, rto_s: float) -> list[str]:

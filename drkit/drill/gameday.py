@@ -6,25 +6,31 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from random import Random
 
 from msgspec import Struct
 
+from drkit.clock import utc_now
+from drkit.copy import copy
 from drkit.drill.compare import differences
 from drkit.drill.drill import FULL_RTO_S, DrillOptions
 from drkit.drill.report import GameDayReport, Loss
 from drkit.drill.restorer import RESTORERS, Restored
 from drkit.drill.scratch import scratch
-from drkit.errors import DrkitError, NoSpace, UsageError
+from drkit.errors import DrkitError, IntegrityError, NoSpace, UsageError
 from drkit.model import Level, Place, Snapshot, show_path
 from drkit.progress import Progress
 from drkit.repo.names import pack_name
 from drkit.repo.repository import Repository, SnapshotRef
+from drkit.seal import SealedStore, beneath, beside
 from drkit.store.base import Store
 from drkit.store.local import LocalStore
 
 Rebuild = Callable[[Store, bytes], str]
 """Makes a new inventory, in the file given, from a store alone; returns what it holds. DrkitError if it cannot."""
+Heal = Callable[[Store, Store], str]
+"""Brings back a store that lost everything from one that is left; returns what it did. DrkitError if it cannot."""
 
 _LEFT_OUT = ("locks/",)
 _OLDER = "there is no older snapshot to fall back to: back up again, and keep more than one"
@@ -54,40 +60,53 @@ def game_day(
     options: DrillOptions,
     progress: Progress,
     rebuild: Rebuild | None = None,
+    heal: Heal | None = None,
+    others: Sequence[Store] = (),
+    now: Callable[[], datetime] = utc_now,
     random: Random,
 ) -> GameDayReport:
-    """Copy the repository to scratch; lose its index, a bit of a pack, its newest snapshot, and the inventory.
+    """Copy the repository to scratch; lose its index, a bit of a pack, its newest snapshot, the inventory, all of it.
 
     After each loss everything is restored from the copy and compared with the manifest of the intact repository; then
-    the copy is mended for the next loss. Without `rebuild` there is no inventory to lose. The repository itself is
-    only read. NoSpace if the scratch directory cannot hold the copy and a restored tree.
+    the copy is mended for the next loss. Without `rebuild` there is no inventory to lose. With `heal` the whole store
+    is destroyed, and brought back from what each of `others` holds, or where there are none from a second copy in
+    scratch. The repository and the others are only read. NoSpace if the scratch directory cannot hold all that.
     """
     began = time.monotonic()
     snap = repo.load(ref)
     with scratch(options.scratch) as directory:
-        copy = LocalStore(os.path.join(directory, b"copy"))
-        _copy(repo.store, copy, directory, snap.bytes, progress)
-        day = _Day(repo, ref, snap, copy, options, directory, progress, random)
+        made = _scratch_copy(repo.store, repo.store, os.path.join(directory, b"copy"), snap.bytes, progress)
+        day = _Day(repo, ref, snap, made, options, directory, progress, random)
         losses = [_lose_index(day), _flip_a_bit(day), _truncate_snapshot(day)]
         if rebuild:
             losses.append(_lose_inventory(day, rebuild))
+        if heal:
+            losses += [_lose_store(day, heal, other, now) for other in others or (None,)]
     return GameDayReport(ref.id, tuple(losses), round(time.monotonic() - began, 3))
 
 
-def _copy(store: Store, copy: LocalStore, directory: bytes, restored: int, progress: Progress) -> None:
-    objects = [info for info in store.list("") if not info.name.startswith(_LEFT_OUT)]
+def _scratch_copy(like: Store, source: Store, directory: bytes, restored: int, progress: Progress) -> Store:
+    """Copy a store as it is into a new directory; return it as a store that reads like `like`."""
+    raw = source.inner if isinstance(source, SealedStore) else source
+    made = LocalStore(directory)
+    objects = [info for info in raw.list("") if not info.name.startswith(_LEFT_OUT)]
     total = sum(info.size for info in objects)
+    _check_space(os.path.dirname(directory), total + restored)
+    progress.start(len(objects), total, "copying")
+    made.prepare()
+    for info in objects:
+        made.put(info.name, raw.get(info.name))
+        progress.advance(1, info.size)
+    return beside(like, made)
+
+
+def _check_space(directory: bytes, needed: int) -> None:
     found = os.statvfs(directory)
-    if found.f_bavail * found.f_frsize < total + restored:
+    if found.f_bavail * found.f_frsize < needed:
         raise NoSpace(
-            f"a game day needs {total + restored} bytes in {show_path(directory)}, for a copy and a restored tree",
+            f"a game day needs {needed} bytes in {show_path(directory)}, for a copy and a restored tree",
             hint="set TMPDIR to a directory with more space",
         )
-    progress.start(len(objects), total, "copying")
-    copy.prepare()
-    for info in objects:
-        copy.put(info.name, store.get(info.name))
-        progress.advance(1, info.size)
 
 
 # Losses
@@ -113,13 +132,15 @@ def _flip_a_bit(day: _Day) -> Loss:
             "pack", "no file has content, so no bit of one could be flipped", True, "", (), 0.0, day.rto_s, True
         )
     name = pack_name(place.pack)
-    at = place.frame_offset + day.random.randrange(place.frame_length)
+    store, stored = beneath(day.copy, name)
+    first, length = (place.frame_offset, place.frame_length) if stored == name else (0, store.stat(stored).size)
+    at = first + day.random.randrange(length)
     bit = day.random.randrange(8)
     what = f"flipped bit {bit} of byte {at} of {name}"
     with _mended(day, [name]):
-        data = bytearray(day.copy.get(name))
+        data = bytearray(store.get(stored))
         data[at] ^= 1 << bit
-        day.copy.put(name, data, overwrite=True)
+        store.put(stored, data, overwrite=True)
         if not _noticed(day, name):
             return _failed(day, "pack", what, "'drkit verify --level packs' did not notice it")
         how = "verify named the pack, and the restore names every path that is lost"
@@ -152,6 +173,43 @@ def _lose_inventory(day: _Day, rebuild: Rebuild) -> Loss:
         return _failed(day, "inventory", what, str(error))
     rebuilding_s = time.monotonic() - began
     return _judge(day, "inventory", what, f"{how}, in {rebuilding_s:.2f} s; no restore needs it", whole=True)
+
+
+def _lose_store(day: _Day, heal: Heal, other: Store | None, now: Callable[[], datetime]) -> Loss:
+    """Destroy all of the copy, and let it be brought back from what another store holds."""
+    with scratch(day.directory) as directory:
+        place = os.path.join(directory, b"second")
+        whose = other.url if other is not None else "a second store, which 'drkit copy' has filled"
+        what = f"destroyed the whole store; left is {whose}"
+        try:
+            if other is None:
+                second: Store = beside(day.copy, LocalStore(place))
+                copy(Repository.open(day.copy), second, progress=day.progress, now=now)
+            else:
+                second = _scratch_copy(day.copy, other, place, day.snap.bytes, day.progress)
+            older = _newest_of_both(day, second)
+            for info in list(day.copy.list("")):
+                day.copy.delete(info.name)
+            began = time.monotonic()
+            how = heal(day.copy, second)
+        except DrkitError as error:
+            return _failed(day, "store", what, str(error))
+        if older is None:
+            return _failed(day, "store", what, f"{whose} holds no snapshot of this repository")
+        how = f"{how}, in {time.monotonic() - began:.2f} s"
+        if older == day.ref:
+            return _judge(day, "store", what, how, whole=True)
+        how += f"; it lacks what came after snapshot {older.id[:12]} of {older.time}, which was restored instead"
+        return _judge(day, "store", what, how, whole=True, older=older)
+
+
+def _newest_of_both(day: _Day, second: Store) -> SnapshotRef | None:
+    """Return the newest snapshot that the repository and another store have; IntegrityError if it is another's."""
+    there = Repository.open(second)
+    if there.config.repository_id != day.repo.config.repository_id:
+        raise IntegrityError(f"{second.url} holds another repository")
+    held = {ref.id for ref in there.snapshots()}
+    return next((ref for ref in reversed(day.repo.snapshots()) if ref.id in held), None)
 
 
 # What came of it
@@ -212,8 +270,8 @@ def _failed(day: _Day, loss: str, what: str, reason: str) -> Loss:
 def _noticed(day: _Day, name: str) -> bool:
     from drkit.verify import verify
 
-    copy = Repository.open(day.copy)
-    report = verify(copy, [copy.resolve(day.ref.id)], level=Level.PACKS, progress=day.progress)
+    damaged = Repository.open(day.copy)
+    report = verify(damaged, [damaged.resolve(day.ref.id)], level=Level.PACKS, progress=day.progress)
     return any(finding.object == name for finding in report.findings)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from drkit.model import SnapshotId
-
 
 class Drill(Struct, frozen=True):
     """One timed restore to scratch. `plugin` is None where everything was restored.
 
+    `store` is where it came from, and `snapshot` the newest one there, empty where the store could not be opened.
     `by` is "drkit" or "recover.py". `first_byte_s` ends when the first file with content stands whole in the scratch
     directory, `restore_s` when everything is written, `verify_s` is the reading back, and `total_s` all of it from
     the opening of the repository on. `rto_s` is what `total_s` must not exceed, `rpo_s` what the snapshot's age
@@ -30,12 +29,13 @@ class Drill(Struct, frozen=True):
     bytes: int
     passed: bool
     reason: str = ""
+    snapshot: str = ""
 
 
 class DrillReport(Struct, frozen=True):
-    """All drills of one run, of one snapshot."""
+    """All drills of one run; `snapshot` is the one that the first of them drilled."""
 
-    snapshot: SnapshotId
+    snapshot: str
     drills: tuple[Drill, ...]
     duration_s: float
 
@@ -67,7 +67,7 @@ class Loss(Struct, frozen=True):
 class GameDayReport(Struct, frozen=True):
     """All losses of a game day, in the copy of a repository."""
 
-    snapshot: SnapshotId
+    snapshot: str
     losses: tuple[Loss, ...]
     duration_s: float
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from drkit.errors import DrillFailed, UsageError
 from drkit.model import PluginRow
 from drkit.progress import Progress
 from drkit.repo.repository import Repository
+from drkit.seal import SealedStore
 from drkit.store.base import Store
 
 PATIENCE_S = 60.0
@@ -82,8 +84,8 @@ def by_recover_py(
 ) -> Restored:
     """Restore with the recover.py that lies in the repository, in a Python that has no drkit.
 
-    The program's own reading back gives the hash. UsageError if the repository is in no directory; DrillFailed if
-    the program fails, or takes far longer than `rto_s`.
+    The program's own reading back gives the hash; the key of an encrypted repository comes from the environment.
+    UsageError if the repository is in no directory; DrillFailed if the program fails, or takes far longer than `rto_s`.
     """
     directory = store.directory
     if directory is None:
@@ -92,7 +94,9 @@ def by_recover_py(
     command: list[str | bytes] = [os.path.join(directory, b"recover.py"), "--target", target, *wanted, spec]
     watch = _Watch(progress)
     watch.start(None, None, "restoring")
-    code, out, err = _run_python(command, os.path.dirname(target), max(PATIENCE_S, _PATIENCE * rto_s), watch)
+    work = os.path.dirname(target)
+    python = _bare_python(work, encrypted=isinstance(store, SealedStore))
+    code, out, err = _run_python(python, command, work, max(PATIENCE_S, _PATIENCE * rto_s), watch)
     found = re.search(r"^tree hash equal: ([0-9a-f]{64})", out, re.MULTILINE)
     counts = {what: int(number) for number, what in re.findall(r"(\d+) (files|bytes)\b", out)}
     lost = tuple(re.findall(r"^LOST (.*?): ", out, re.MULTILINE))
@@ -148,15 +152,22 @@ class _Watch:
         )
 
 
-def _run_python(arguments: list[str | bytes], work: bytes, limit_s: float, watch: _Watch) -> tuple[int, str, str]:
-    """Run a Python program where neither drkit nor anything else is installed; return exit code, stdout and stderr.
+def _run_python(
+    python: tuple[list[str], dict[str, str]], arguments: list[str | bytes], work: bytes, limit_s: float, watch: _Watch
+) -> tuple[int, str, str]:
+    """Run a program in a Python of this command and environment; return exit code, stdout and stderr.
 
     DrillFailed if it runs longer than `limit_s`. It never outlives the call.
     """
-    python, variables = _bare_python(work)
+    command, variables = python
     with open(os.path.join(work, b"recover.out"), "w+b") as out:
         process = subprocess.Popen(
-            [*python, *arguments], stdout=out, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=work, env=variables
+            [*command, *arguments],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            cwd=work,
+            env=variables,
         )
         stopped = threading.Event()
 
@@ -191,24 +202,39 @@ def _listen(stream: IO[bytes], watch: _Watch) -> str:
     return "".join(lines)
 
 
-def _bare_python(work: bytes) -> tuple[list[str], dict[str, str]]:
+def _bare_python(work: bytes, *, encrypted: bool) -> tuple[list[str], dict[str, str]]:
     """Return the Python below this environment, without site-packages, and its environment variables.
 
-    Where nothing on the machine decodes zstd without them, the package zstandard is lent, and nothing else.
+    Where nothing on the machine decodes zstd without them, the package zstandard is lent, for an encrypted repository
+    cryptography and what gives the key, and nothing else.
     """
     base: str = getattr(sys, "_base_executable", "") or sys.executable
     variables = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DRKIT_", "TURSO_"))
     }
-    if sys.version_info >= (3, 14) or shutil.which("zstd"):
+    lent = [] if sys.version_info >= (3, 14) or shutil.which("zstd") else ["zstandard"]
+    if encrypted:
+        lent += ["cryptography", "_cffi_backend"]
+        variables |= {name: os.environ[name] for name in _SECRETS if name in os.environ}
+        # The program runs in another directory.
+        variables |= {
+            name: os.path.abspath(os.path.expanduser(variables[name])) for name in _SECRET_FILES if variables.get(name)
+        }
+    if not lent:
         return [base, "-I", "-S"], variables
-    import zstandard
+    place = os.path.join(work, b"lent")
+    os.mkdir(place)
+    for name in lent:
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None:
+            origin = os.path.dirname(found.origin) if found.submodule_search_locations else found.origin
+            os.symlink(os.path.abspath(os.fsencode(origin)), os.path.join(place, os.fsencode(os.path.basename(origin))))
+    return [base, "-P", "-s", "-S"], {**variables, "PYTHONPATH": os.fsdecode(place)}
 
-    lent = os.path.join(work, b"lent")
-    os.mkdir(lent)
-    os.symlink(os.path.dirname(os.path.abspath(os.fsencode(zstandard.__file__))), os.path.join(lent, b"zstandard"))
-    return [base, "-P", "-s", "-S"], {**variables, "PYTHONPATH": os.fsdecode(lent)}
 
+_SECRET_FILES = ("DRKIT_KEY_FILE", "DRKIT_PASSWORD_FILE")
+_SECRETS = (*_SECRET_FILES, "DRKIT_PASSWORD", "DRKIT_PASSWORD_COMMAND")
+"""What gives recover.py the key. It has no terminal to ask at."""
 
 RESTORERS: dict[str, Restorer] = {"drkit": by_drkit, "recover.py": by_recover_py}
 """Who can restore, by the name that stands in the report."""

@@ -76,7 +76,7 @@ def _prove_in(
     if there is None or ref not in there.snapshots():
         report = copy(site.repo, store, progress=NullProgress(), now=site.now)
         record_copy(site.inventory, report)
-        there = Repository.open(store)
+        there = Repository.open(store, keys=site.repo.keys)
         if ref not in there.snapshots():
             said = "; ".join(f"{finding.object}: {finding.message}" for finding in report.findings)
             raise IntegrityError(f"the snapshot did not come there: {said}")
@@ -90,7 +90,7 @@ def _at(site: Site, there: Repository) -> Site:
 def look(site: Site, store: Store) -> Repository | None:
     """Return what is in another store; None if nothing is yet. UsageError if it is another repository."""
     try:
-        there = Repository.open(store)
+        there = Repository.open(store, keys=site.repo.keys)
     except RepositoryNotFound:
         return None
     if there.config.repository_id != site.repo.config.repository_id:

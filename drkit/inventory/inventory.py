@@ -317,6 +317,10 @@ class Inventory:
         drilled = queries.drilled(self.engine, repo_id, store_url)
         return sorted(plugins, key=lambda path: drilled.get(path, ""))[:count]
 
+    def drilled_stores(self, repo_id: str) -> dict[str, str]:
+        """Return when something was last brought back from each store by a drill that passed."""
+        return queries.drilled_stores(self.engine, repo_id)
+
     def sql(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one query; return the names of its columns, and its rows. UsageError if it is none, or several."""
         bare = _QUOTED.sub("", query).strip().rstrip(";")

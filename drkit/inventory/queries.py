@@ -52,6 +52,7 @@ LAST_DRILL = f"""{_DRILLS} WHERE repository = ? AND store = ? AND plugin IS ? AN
     ORDER BY at DESC LIMIT 1"""
 DRILLED = """SELECT plugin, MAX(at) FROM drills WHERE repository = ? AND store = ? AND passed = 1
     AND plugin IS NOT NULL GROUP BY plugin"""
+DRILLED_STORES = "SELECT store, MAX(at) FROM drills WHERE repository = ? AND passed = 1 GROUP BY store"
 WITNESS = """SELECT snapshot, name, tree_sha256 FROM snapshots WHERE repository = ? AND snapshot = ?
     AND bytes_added IS NOT NULL LIMIT 1"""
 WITNESS_AT = """SELECT snapshot, name, tree_sha256 FROM snapshots WHERE time = ? AND repository = ?
@@ -126,6 +127,11 @@ def drills(engine: Engine, limit: int) -> list[DrillRow]:
 def drilled(engine: Engine, repo_id: str, store_url: str) -> dict[bytes, str]:
     """Return when each plugin was last brought back by a drill that passed."""
     return dict(engine.execute(DRILLED, (repo_id, store_url)))
+
+
+def drilled_stores(engine: Engine, repo_id: str) -> dict[str, str]:
+    """Return when something was last brought back from each store by a drill that passed."""
+    return dict(engine.execute(DRILLED_STORES, (repo_id,)))
 
 
 def last_proof(engine: Engine, repo_id: str, store_url: str, plugin: bytes | None) -> Proof | None:

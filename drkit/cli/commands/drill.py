@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from random import SystemRandom
@@ -27,12 +28,15 @@ drkit drill
 drkit drill --plugin report-writer --rto 30s
 drkit drill --sample 5 --junit drill.xml
 drkit drill --full --standalone --rto 10m --rpo 24h
-drkit drill --game-day
+drkit drill --sample 5 --store berlin --store usb
+drkit drill --all-stores --sample 5
+drkit drill --game-day --all-stores
 """
 KEYS = {
-    "snapshot": "id of the snapshot that was drilled",
-    "drills": "{plugin, store, by, first_byte_s, restore_s, verify_s, total_s, rto_s, age_s, rpo_s, files, bytes, "
-    "passed, reason}; `plugin` is a path, null for everything; none of a game day",
+    "snapshot": "id of the snapshot that was drilled, of several stores in the first of them",
+    "drills": "{plugin, store, snapshot, by, first_byte_s, restore_s, verify_s, total_s, rto_s, age_s, rpo_s, files, "
+    "bytes, passed, reason}; `plugin` is a path, null for everything; `store` is where it was taken from; none of a "
+    "game day",
     "losses": "of a game day: {loss, what, survived, how, lost, total_s, rto_s, passed, reason}",
     "passed": "whether all of them passed; if not, the exit code is 22",
     "duration_s": "seconds",
@@ -61,7 +65,13 @@ def command(
         ),
     ] = "",
     rpo: Annotated[str, typer.Option("--rpo", metavar="TIME", help="How old the newest snapshot may be.")] = "24h",
-    store: Annotated[str, typer.Option("--store", metavar="URL", help="Drill from this store instead of --repo.")] = "",
+    store: Annotated[
+        list[str] | None,
+        typer.Option("--store", metavar="STORE", help="Drill from this store, a name or URL; repeatable."),
+    ] = None,
+    all_stores: Annotated[
+        bool, typer.Option("--all-stores", help="Drill from the repository and every store of drkit.toml.")
+    ] = False,
     standalone: Annotated[
         bool, typer.Option("--standalone", help="Restore with the repository's recover.py, without drkit.")
     ] = False,
@@ -76,14 +86,19 @@ def command(
     """Restore for real into a scratch directory, time it, and compare tree hashes.
 
     Live data is never touched; scratch is below TMPDIR. A drill passes if everything came back as it was backed up,
-    within --rto, from a snapshot that is no older than --rpo. One that does not makes the exit code 22.
+    within --rto, from a snapshot that is no older than --rpo. One that does not makes the exit code 22. With several
+    stores --sample deals the plugins out to them, to the store that was drilled least recently first; everything else
+    is drilled from each. A game day also destroys a store, in scratch, and brings it back from what each other one
+    holds.
     """
-    from drkit.cli import recording
+    from drkit.cli import copies
     from drkit.drill import DrillOptions
     from drkit.timespan import parse_span
 
     if (bool(plugin), sample is not None, full or game_day).count(True) > 1:
         raise UsageError("give one of --plugin, --sample, and --full or --game-day")
+    if store and all_stores:
+        raise UsageError("--all-stores has those of --store in it", hint="give one of them")
     options = DrillOptions(
         by="recover.py" if standalone else "drkit",
         rto_s=parse_span(rto) if rto else None,
@@ -91,22 +106,64 @@ def command(
         cold=cold,
     )
     session: Session = ctx.obj
-    session.repo = store or session.repo
-    repository = session.open()
-    ref = repository.resolve("latest")
+    names = list(dict.fromkeys(store or [session.repo or session.config.repo]))
+    if all_stores:
+        names += copies.of(session, session.store())
     if game_day:
-        losses = _game_day(session, repository, ref, options)
+        session.repo = names[0]
+        losses = _game_day(session, names[1:], options)
         _finish(session.console, losses, junit)
         return 0 if losses.passed else DrillFailed.code
-    inventory = _inventory(session)
-    rows = _rows(repository, ref, inventory, plugin, sample, full=full)
-    report = _drill(session, repository, ref, rows, options, inventory)
-    if inventory is not None:
-        from drkit.cli import recording
-
-        recording.drill(session, repository, report)
+    report = _drills(session, names, options, plugin, sample, full=full)
     _finish(session.console, report, junit)
     return 0 if report.passed else DrillFailed.code
+
+
+def _drills(
+    session: Session, names: Sequence[str], options: DrillOptions, plugin: str, sample: int | None, *, full: bool
+) -> DrillReport:
+    """Drill from each store, and record it. Of several, one that cannot be opened is a drill that failed."""
+    from drkit.cli import recording
+    from drkit.drill import DrillReport, unreachable
+
+    inventory = _inventory(session)
+    shares: Sequence[tuple[str, int | None]] = [(name, sample) for name in names]
+    if len(names) > 1 and not (plugin or full):
+        shares = _dealt(session, names, sample or 1, inventory)
+    reports = []
+    for name, here in shares:
+        session.repo = name
+        try:
+            repository = session.open()
+            ref = repository.resolve("latest")
+            rows = _rows(repository, ref, inventory, plugin, sample and here, full=full)
+        except DrkitError as error:
+            if len(names) == 1:
+                raise
+            reports.append(DrillReport("", (unreachable(session.address(name), error, options),), 0.0))
+            continue
+        reports.append(_drill(session, repository, ref, rows, options, inventory))
+        if inventory is not None:
+            recording.drill(session, repository, reports[-1])
+    return DrillReport(
+        next((report.snapshot for report in reports if report.snapshot), ""),
+        tuple(drill for report in reports for drill in report.drills),
+        round(sum(report.duration_s for report in reports), 3),
+    )
+
+
+def _dealt(
+    session: Session, names: Sequence[str], sample: int, inventory: Inventory | None
+) -> list[tuple[str, int | None]]:
+    """Return how many plugins of a sample each store gets; the one that was drilled least recently comes first."""
+    last: dict[str, str] = {}
+    if inventory is not None:
+        ids = {row.repository for row in inventory.newest_by_source()}
+        for repository_id in ids:
+            last |= inventory.drilled_stores(repository_id)
+    ordered = sorted(names, key=lambda name: last.get(session.address(name), ""))
+    shares = [(name, len(range(number, sample, len(ordered)))) for number, name in enumerate(ordered)]
+    return [share for share in shares if share[1]]
 
 
 def _inventory(session: Session) -> Inventory | None:
@@ -161,20 +218,45 @@ def _drill(
         return drill(repository, ref, rows, options=options, now=utc_now, progress=progress, witness=witness)
 
 
-def _game_day(session: Session, repository: Repository, ref: SnapshotRef, options: DrillOptions) -> GameDayReport:
+def _game_day(session: Session, others: Sequence[str], options: DrillOptions) -> GameDayReport:
     from drkit.cli import recording
+    from drkit.clock import utc_now
     from drkit.drill import game_day
 
+    repository = session.open()
+    ref = repository.resolve("latest")
     inventory = _inventory(session)
     rebuild = None
     if inventory is not None:
         recording.flush(session, repository)  # so that the copy has what the inventory has
         rebuild = partial(_rebuild, inventory)
     with session.progress() as progress:
-        report = game_day(repository, ref, options=options, progress=progress, random=SystemRandom(), rebuild=rebuild)
+        report = game_day(
+            repository,
+            ref,
+            options=options,
+            progress=progress,
+            rebuild=rebuild,
+            heal=_heal,
+            others=[session.store(name) for name in others],
+            now=utc_now,
+            random=SystemRandom(),
+        )
     if inventory is not None:
         recording.game_day(session, repository, report)
     return report
+
+
+def _heal(lost: Store, left: Store) -> str:
+    """Bring a store back as 'drkit repair' does; IntegrityError if it does not all come back."""
+    from drkit.clock import utc_now
+    from drkit.progress import NullProgress
+    from drkit.repair import repair
+
+    report = repair(lost, [left], progress=NullProgress(), now=utc_now)
+    if not report.ok:
+        raise IntegrityError(f"{len(report.lost)} paths are lost, the first is {report.lost[0].object}")
+    return f"'drkit repair' brought {count(len(report.healed), 'object')} back"
 
 
 def _rebuild(inventory: Inventory, store: Store, path: bytes) -> str:
@@ -226,7 +308,7 @@ def _finish(console: Console, report: DrillReport | GameDayReport, junit: str) -
         }
     )
     for drill in drills:
-        _show_drill(console, drill)
+        _show_drill(console, drill, several=len({each.store for each in drills}) > 1)
     for loss in losses:
         _show_loss(console, loss)
     what = count(len(drills), "drill") if drills else "game day"
@@ -252,14 +334,15 @@ def _json(drill: Drill) -> dict[str, Any]:
     return {**asdict(drill), "plugin": None if drill.plugin is None else show_path(drill.plugin)}
 
 
-def _show_drill(console: Console, drill: Drill) -> None:
+def _show_drill(console: Console, drill: Drill, *, several: bool) -> None:
+    where = f" from {drill.store}" if several else ""
     times = f"{duration(drill.total_s)} of {duration(drill.rto_s)}"
     parts = (
         f"first byte {duration(drill.first_byte_s)}, restore {duration(drill.restore_s)}, "
         f"verify {duration(drill.verify_s)}"
     )
     amount = f"{count(drill.files, 'file')}, {size(drill.bytes)}"
-    text = f"{_verdict(drill)}  {_name(drill)}: {times} ({parts}), {amount}, by {drill.by}"
+    text = f"{_verdict(drill)}  {_name(drill)}{where}: {times} ({parts}), {amount}, by {drill.by}"
     if drill.passed:
         console.note(text)
     else:
