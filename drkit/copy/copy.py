@@ -42,9 +42,10 @@ from drkit.seal import beside
 from drkit.seal.keys import delete_slot, read_slots, slot_id_of, slot_names, superseded
 from drkit.store.base import Store
 
-WORKERS = 2
-SMALL_WORKERS = 8
-"""How many small objects are under way at once: each costs an answer's time, and there may be thousands."""
+WORKERS = 8
+"""How many objects are under way at once: each costs an answer's time, and there may be thousands of small ones."""
+ROOM = 64 << 20
+"""How many bytes of packs are."""
 KEYS = "keys/"
 OTHERS = (KEYS, "inventory/")
 """What else is copied, each object once: it never changes."""
@@ -211,7 +212,7 @@ class _Job:
             with contextlib.suppress(ObjectNotFound):  # taken away since
                 put_hashed(self._target, name, self._source.store.get(name))
 
-        with _workers(SMALL_WORKERS) as pool:
+        with _workers() as pool:
             for _ in pool.map(one, filter(which, self.others)):
                 pass  # an error is raised here
 
@@ -221,8 +222,8 @@ class _Job:
         done: list[IndexedPack] = []
         under_way: deque[tuple[IndexedPack, Future[Finding | None]]] = deque()
 
-        def settle(leave: int) -> None:
-            while len(under_way) > leave:
+        def settle(room: int, most: int) -> None:
+            while under_way and (len(under_way) > most or sum(pack.size for pack, _ in under_way) > room):
                 pack, future = under_way.popleft()
                 finding = future.result()
                 if finding is None:
@@ -233,11 +234,11 @@ class _Job:
                     self._failed.add(pack.id)
                 lock.refresh()
 
-        with _workers(WORKERS) as pool:
+        with _workers() as pool:
             for pack in self.packs:
+                settle(ROOM - pack.size, WORKERS - 1)
                 under_way.append((pack, pool.submit(_copy_pack, self._source, self._target, pack.id)))
-                settle(leave=WORKERS)
-            settle(leave=0)
+            settle(0, 0)
         self.packs = done
 
     def _write_index(self, loaded: LoadedIndex) -> None:
@@ -273,8 +274,8 @@ class _Job:
 
         self._progress.start(len(self.snapshots), None, "copying snapshots")
         copied: list[SnapshotRef] = []
-        at_once = SMALL_WORKERS if complete else 1  # a repository is read by one thread
-        with _workers(at_once) as pool:
+        at_once = WORKERS if complete else 1  # a repository is read by one thread
+        with _workers() as pool:
             for begin in range(0, len(self.snapshots), at_once):
                 if not lock.held():
                     raise _overtaken(copied, "the lock of the copy was taken away")
@@ -328,9 +329,9 @@ def _nothing(_snap: Snapshot) -> bool:
 
 
 @contextlib.contextmanager
-def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+def _workers() -> Iterator[ThreadPoolExecutor]:
     """Lend threads; at the end, also in an error, what is under way is waited for, and what has not begun is left."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="drkit-copy")
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="drkit-copy")
     try:
         yield pool
     finally:
