@@ -1,4 +1,4 @@
-"""Parity of packs: what brings back damaged stretches of a pack without a copy of it (docs/format.md, section 13).
+"""Parity of packs: what brings back damaged stretches of a pack without a copy of it (docs/format.md, section 14).
 
 The code is Reed-Solomon over bytes: with K shards of data and M of parity, any K of the K+M give back all of them. It
 works on each column of bytes for itself, so that in each piece of the shards another M of them may be damaged.
