@@ -292,7 +292,7 @@ def test_damage_is_told_by_pack_and_frame(bench: Bench) -> None:
         bench.repo.reader().blob(blob_id.hex(), place)
     assert caught.value.code == 20
     with FaultyStore(bench.store) as store:
-        store.fail("get_range", prefix=name, error=StoreCorrupt("input/output error"), times=1)
+        store.fail("get_range", prefix=name, error=StoreCorrupt("input/output error"), times=2)  # nor any part of it
         with pytest.raises(BlobLost, match="input/output error"):
             Repository.open(store).reader().blob(blob_id.hex(), place)
 

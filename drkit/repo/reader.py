@@ -15,6 +15,7 @@ from drkit.repo.names import pack_name
 from drkit.repo.parity import heal_pack
 from drkit.store.base import Store
 from drkit.store.cache import CachedStore
+from drkit.store.salvage import read_before_damage
 
 _CACHED = 2 * POOL_TARGET + FRAME_MAX
 """Enough to decode each frame once when a tree is read in order: what a frame holds lay within the pool's size, and
@@ -33,7 +34,8 @@ class BlobLost(IntegrityError):
 class _Frame:
     """A decoded frame in slices, each kept until all of it was read once."""
 
-    def __init__(self, plain: bytes) -> None:
+    def __init__(self, plain: bytes, problem: str = "") -> None:
+        self.problem = problem
         self._slices: list[bytes | None] = [plain[at : at + _SLICE] for at in range(0, len(plain), _SLICE)]
         self._unread = [len(one) for one in self._slices if one is not None]
         self._end = len(plain)
@@ -75,7 +77,7 @@ class FrameReader:
     def piece(self, place: Place) -> bytes:
         """Return the bytes at a place, unchecked; fewer than its length where the frame is damaged.
 
-        ObjectNotFound if the pack is gone, StoreCorrupt if it is too short.
+        ObjectNotFound if the pack is gone, StoreCorrupt if nothing of the frame can be read.
         """
         return self._read(place, place.offset, place.offset + place.length)
 
@@ -105,19 +107,34 @@ class FrameReader:
             self._size -= old.size
         pack, offset, length = key
         healed = self._healed.get(pack)
+        problem = ""
         if healed is None:
-            data = self._store.get_range(pack_name(pack), offset, length)
+            data, problem = self._stored(pack_name(pack), offset, length)
         else:
             data = healed[offset : offset + length]
         try:
             plain = frames.decode(data)
         except FormatError:
             plain = frames.salvage(data)
-        frame = self._cache[key] = _Frame(plain)
+        frame = self._cache[key] = _Frame(plain, problem)
         self._size += frame.size
         while self._size > self._limit and len(self._cache) > 1:
             self._size -= self._cache.popitem(last=False)[1].size
         return frame
+
+    def _stored(self, name: str, offset: int, length: int) -> tuple[bytes, str]:
+        """Return the stored bytes of a frame, or what lies before a part that cannot be read, and why it cannot."""
+        try:
+            return self._store.get_range(name, offset, length), ""
+        except StoreCorrupt as error:
+            if data := read_before_damage(self._store, name, offset, length):
+                return data, str(error)
+            raise
+
+    def problem(self, place: Place) -> str:
+        """Return what the store said of the part of a frame that it did not give; nothing where it gave all."""
+        frame = self._cache.get((place.pack, place.frame_offset, place.frame_length))
+        return frame.problem if frame is not None else ""
 
     def forget(self, place: Place) -> bool:
         """Drop what is kept of a frame that turned out to be wrong; return whether to read it again may help: once."""
@@ -235,7 +252,10 @@ class BlobReader:
             return None
         if hashlib.sha256(data).hexdigest() == blob_id:
             return data
+        problem = self._frames.problem(place)
         if self._frames.forget(place):  # a cache, or the way here, may have spoiled it
             return self._try(blob_id, place, reasons)
-        reasons.append(f"{name} is damaged in the frame at byte {place.frame_offset}")
+        reasons.append(
+            f"{name}: {problem}" if problem else f"{name} is damaged in the frame at byte {place.frame_offset}"
+        )
         return None

@@ -27,6 +27,17 @@ def read_anyway(store: Store, name: str, size: int | None = None) -> bytes:
     return b"".join(_pieces(store, name, size))
 
 
+def read_before_damage(store: Store, name: str, offset: int, length: int) -> bytes:
+    """Return as much of a range as can be read from its beginning on; b"" if that is nothing."""
+    step = _REQUEST if store.directory is None else _SECTOR
+    data = bytearray()
+    with suppress(StoreCorrupt):
+        while len(data) < length:
+            at = offset + len(data)
+            data += store.get_range(name, at, min(step - at % step, length - len(data)))
+    return bytes(data)
+
+
 def _pieces(store: Store, name: str, size: int) -> list[bytes]:
     """Return the pieces of an object: what cannot be read is halved until it is small, and given up then."""
     smallest = _REQUEST if store.directory is None else _SECTOR
