@@ -209,6 +209,15 @@ def test_one_store_that_fails_does_not_stop_the_others(home: Home) -> None:
     assert_equal(home, "usb")
 
 
+def test_a_store_that_cannot_even_be_opened_is_one_that_fails(home: Home) -> None:
+    home.configure(f'{STORES}[stores.odd]\nurl = "ftp://server/b"\n[copies]\nrequire = 2\n')
+    run = home.backup()
+    assert run.code == 0
+    assert [copy["ok"] for copy in run.json["copies"]] == [True, True, False]
+    assert "cannot open this ftp: store" in run.json["copies"][2]["error"]
+    assert [store["lag"] for store in home.ok("status", "--json").json["stores"]] == [0, 0, 0, 1]
+
+
 def test_as_many_as_required_are_enough(home: Home) -> None:
     home.configure(f"{STORES}[copies]\nrequire = 1\n")
     home.broken("usb")
@@ -303,6 +312,21 @@ def test_an_append_only_store_is_never_asked_to_replace(home: Home) -> None:
     assert denied.code == 13
     assert "append-only" in denied.error["message"]
     assert home.ok("verify", "--all", "--store", "usb", "--json").json["ok"]
+
+
+def test_an_encrypted_repository_and_its_copies(home: Home) -> None:
+    shutil.rmtree(home.home / "repo")
+    home.configure(STORES.replace('url = "usb"', 'url = "usb"\nappend_only = true'))
+    keyed = Home(home.home, DRKIT_PASSWORD="correct horse")
+    keyed.ok("init", "--encrypt")
+    assert all(copy["created"] and copy["lag"] == 0 for copy in keyed.copies().values())
+    assert all(copy["snapshots"] == 1 for copy in keyed.copies().values())
+    assert home.backup().code == 12
+    assert home.ok("status", "--json").json["stores"][1]["lag"] == 0, "the inventory is not encrypted"
+    shutil.rmtree(home.home / "repo/packs")
+    assert len(keyed.ok("repair", "--json").json["sources"]) == 2
+    for name in ("repo", "usb", "box"):
+        assert keyed.ok("verify", "--all", "--store", name, "--level", "restore", "--json").json["ok"]
 
 
 # By hand

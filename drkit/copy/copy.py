@@ -92,7 +92,7 @@ def copy(
     job.plan()
     if not dry_run:
         if created:
-            opening.found(target, source.config, read_slots(source.store))
+            created, mend = _found(source, target)
         for name in mend:  # what an interrupted copy has not written yet
             put_hashed(target, name, settings.encode(source.config))
         job.copy_keys()  # before anything that they seal
@@ -139,6 +139,18 @@ def _check_target(source: Repository, target: Store) -> tuple[bool, list[str]]:
             hint=f"run 'drkit repair --repo {target.url} --from {source.store.url}'",
         )
     return False, [finding.object for finding in findings]
+
+
+def _found(source: Repository, target: Store) -> tuple[bool, list[str]]:
+    """Make an empty target a repository; as `_check_target` if another copy comes first, and makes it the same one."""
+    try:
+        opening.found(target, source.config, read_slots(source.store))
+    except UsageError:
+        empty, mend = _check_target(source, target)
+        if empty:
+            raise
+        return False, mend
+    return True, []
 
 
 class _Job:
