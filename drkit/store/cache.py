@@ -95,7 +95,7 @@ class CachedStore(Wrapped):
                 data = error.data
             if len(data) == end - start or sealed:
                 self._keep(key, data)
-        if end - start > length:
+        if end - start > length or len(data) < length:
             self._note(name, start, end)
         piece = data[offset - start : offset - start + length]
         if len(piece) != length:
