@@ -236,7 +236,8 @@ def _handler(server: Hrana) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
-        wbufsize = -1  # headers and body in one packet: else each answer waits for an acknowledgement
+        wbufsize = -1  # headers and body in one packet
+        disable_nagle_algorithm = True  # else a part of an answer waits for the one before to be acknowledged
 
         def log_message(self, *args: Any) -> None:
             """Say nothing."""

@@ -6,8 +6,9 @@ import http.client
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -27,6 +28,10 @@ class Proxy:
         self.cuts = 0
         self.refuse: dict[str, int] = {}
         """Statuses that are answered to methods, without the server hearing of it."""
+        self.rule: Callable[[str, str, Message, bytes], tuple[int, bytes] | None] | None = None
+        """Given method, path, headers and body, says what is answered instead of the server; None: let it pass."""
+        self.adds: Callable[[Message], Mapping[str, str]] | None = None
+        """Given the headers of a request, says which more the server gets."""
         self._cut: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -75,6 +80,7 @@ def proxied(endpoint: str) -> Iterator[Proxy]:
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body of an answer waits for the head to be acknowledged
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
@@ -90,12 +96,20 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
+            if proxy.rule is not None and (answer := proxy.rule(self.command, self.path, self.headers, body)):
+                self.send_response_only(answer[0])
+                self.send_header("Content-Length", str(len(answer[1])))
+                self.end_headers()
+                self.wfile.write(answer[1])
+                return
             upstream = socket.create_connection((proxy.server.hostname, proxy.server.port), timeout=30)
             with upstream:
                 head = f"{self.command} {self.path} HTTP/1.1\r\n".encode()
                 head += b"".join(
                     f"{name}: {value}\r\n".encode() for name, value in self.headers.items() if name != "Connection"
                 )
+                more = proxy.adds(self.headers) if proxy.adds is not None else {}
+                head += b"".join(f"{name}: {value}\r\n".encode() for name, value in more.items())
                 upstream.sendall(head + b"Connection: close\r\n\r\n" + (body[: len(body) // 2] if moment else body))
                 if moment == "half-sent":
                     self._hang_up()

@@ -212,6 +212,7 @@ def _translating(port: int) -> Iterator[str]:
 def _gcs_handler(port: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body of an answer waits for the head to be acknowledged
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
