@@ -56,6 +56,7 @@ def check_proofs(
     yield from _drilled(inventory, repo, now, targets)
     for one in newest:
         yield from _witnessed(inventory, repo, one)
+    yield from _vanished(inventory, repo, newest)
 
 
 def _drilled(inventory: Inventory, repo: Repository, now: datetime, targets: Targets) -> Iterator[Diagnosis]:
@@ -72,6 +73,21 @@ def _drilled(inventory: Inventory, repo: Repository, now: datetime, targets: Tar
         what = "everything" if drills[0].plugin is None else show_path(drills[0].plugin)
         message = f"the last drill, of {what}, failed: {drills[0].reason}"
         yield Diagnosis("drill-failed", repo.store.url, message, "see runbooks/drill-failed-in-ci.md")
+
+
+def _vanished(inventory: Inventory, repo: Repository, newest: list[Newest]) -> Iterator[Diagnosis]:
+    """Look for the newest snapshot that was recorded of each source: nothing removes it but for a newer one."""
+    latest = {(one.snapshot.host, one.snapshot.raw_source): one.ref.name for one in newest}
+    there = {ref.name for ref in repo.snapshots()}
+    for record in inventory.newest_by_source():
+        here = (record.repository, record.store) == (repo.config.repository_id, repo.store.url)
+        if here and record.name not in there and latest.get((record.host, record.source), "") < record.name:
+            message = f"the newest snapshot that was made of {show_path(record.source)} is not there any more"
+            repair = (
+                "find out who wrote to the store, which may be back in an older state; "
+                "'drkit repair --from URL' brings the snapshot back from a copy"
+            )
+            yield Diagnosis("snapshot-vanished", record.name, message, repair, DAMAGE)
 
 
 def _witnessed(inventory: Inventory, repo: Repository, one: Newest) -> Iterator[Diagnosis]:
