@@ -161,22 +161,20 @@ def behind_s(session: Session, standing: Standing) -> float:
     return round((now - datetime.fromisoformat(standing.since)).total_seconds(), 3)
 
 
-def verdict(session: Session, done: Sequence[Done], *, require: int | None) -> int:
-    """Tell what failed or lags too far; return the exit code: 3 if fewer than `require` succeeded, None for all."""
+def verdict(session: Session, done: Sequence[Done]) -> int:
+    """Tell what failed or lags too far; return the exit code: 3 if that is more than [copies] allows."""
     policy = session.config.copies
-    behind = []
+    required = len(done) if policy.require is None else min(policy.require, len(done))
+    enough = sum(each.copy.ok for each in done) >= required
     for each in done:
         copy = each.copy
         if not copy.ok:
             tell(session, _failed(each))
         if copy.lag and policy.too_far(copy.lag, copy.lag_s or 0.0):
-            behind.append(copy)
+            enough = False
             message = f"{copy.url} lacks {count(copy.lag, 'snapshot')}, the first taken {duration(copy.lag_s or 0)} ago"
             tell(session, Finding("copy-lags", copy.name, message, f"drkit copy --to {copy.name}"))
-    reached = sum(each.copy.ok for each in done)
-    if reached < (len(done) if require is None else min(require, len(done))):
-        return PartialError.code
-    return PartialError.code if behind else 0
+    return 0 if enough else PartialError.code
 
 
 def _failed(done: Done) -> Finding:

@@ -57,10 +57,11 @@ WITNESS = """SELECT snapshot, name, tree_sha256 FROM snapshots WHERE repository 
     AND bytes_added IS NOT NULL LIMIT 1"""
 WITNESS_AT = """SELECT snapshot, name, tree_sha256 FROM snapshots WHERE time = ? AND repository = ?
     AND bytes_added IS NOT NULL LIMIT 1"""
-NEWEST_THERE = """SELECT s.snapshot, s.time FROM snapshots AS s WHERE s.repository = ? AND (s.store = ? OR EXISTS
+# The + keeps the engine from finding all snapshots of the repository first, only to sort them.
+NEWEST_THERE = """SELECT s.snapshot, s.time FROM snapshots AS s WHERE +s.repository = ? AND (s.store = ? OR EXISTS
     (SELECT 1 FROM verifications AS v WHERE v.snapshot = s.snapshot AND v.ok = 1 AND v.store = ? AND v.plugin IS NULL))
     ORDER BY s.time DESC LIMIT 1"""
-LATER = "SELECT snapshot, time FROM snapshots WHERE repository = ? AND time > ? ORDER BY time"
+LATER = "SELECT snapshot, store, time FROM snapshots WHERE +repository = ? AND time > ? ORDER BY time"
 FORGOTTEN = "SELECT detail FROM audit WHERE at >= ? AND event = 'forget'"
 FAILED = """SELECT at FROM verifications WHERE repository = ? AND store = ? AND level = ? AND ok = 0
     ORDER BY at DESC LIMIT 1"""

@@ -32,14 +32,15 @@ class Standing(Struct, frozen=True):
 def standing(engine: Engine, repo_id: str, url: str) -> Standing:
     """Sum up what is known of the store `url` of a repository. Nothing is asked of the store.
 
-    A snapshot is known to be in a store if it was made or found there, or verified there without a finding. Those
-    that were forgotten on purpose lag nowhere.
+    A snapshot is known to be in a store if it was made or found there, or verified there without a finding. One that
+    was forgotten where it was made lags nowhere.
     """
     there = engine.execute(queries.NEWEST_THERE, (repo_id, url, url))
     newest, time = there[0] if there else (None, "")
-    later: dict[str, str] = dict(reversed(engine.execute(queries.LATER, (repo_id, time))))
-    forgotten = _forgotten(engine, min(later.values())) if later else frozenset()
-    times = [at for snapshot, at in later.items() if snapshot not in forgotten]
+    later = engine.execute(queries.LATER, (repo_id, time))
+    forgotten = _forgotten(engine, later[0][2]) if later else frozenset()
+    gone = {snapshot for snapshot, store, _ in later if (snapshot, store) in forgotten}
+    times = {snapshot: at for snapshot, _, at in later if snapshot not in gone}
     proved, failed = {}, False
     best = ""
     for level in reversed(LEVELS):
@@ -49,7 +50,7 @@ def standing(engine: Engine, repo_id: str, url: str) -> Standing:
         best = max(best, good)
         bad = engine.execute(queries.FAILED, (repo_id, url, level))
         failed = failed or (bool(bad) and bad[0][0] > best)
-    return Standing(url, newest, len(times), min(times, default=None), proved, failed)
+    return Standing(url, newest, len(times), min(times.values(), default=None), proved, failed)
 
 
 def _proved(engine: Engine, repo_id: str, url: str, level: str) -> str:
@@ -61,7 +62,7 @@ def _proved(engine: Engine, repo_id: str, url: str, level: str) -> str:
     return good.at if good else ""
 
 
-def _forgotten(engine: Engine, since: str) -> frozenset[str]:
-    """Return the snapshots that were removed on purpose since then."""
-    rows = engine.execute(queries.FORGOTTEN, (since,))
-    return frozenset(snapshot for (detail,) in rows for snapshot in json.loads(detail)["snapshots"])
+def _forgotten(engine: Engine, since: str) -> frozenset[tuple[str, str]]:
+    """Return the snapshots that were removed on purpose since then, each with the store."""
+    details = [json.loads(detail) for (detail,) in engine.execute(queries.FORGOTTEN, (since,))]
+    return frozenset((snapshot, detail["store"]) for detail in details for snapshot in detail["snapshots"])

@@ -121,7 +121,7 @@ def command(
     if not dry_run:
         recording.flush(session, repository)
     console.result({**structs.asdict(report), "verify": proof, "copies": [each.copy for each in done]})
-    short = copies.verdict(session, done, require=config.copies.require)
+    short = copies.verdict(session, done)
     if proof is not None and not proof.ok:
         return IntegrityError.code
     return PartialError.code if report.warnings else short
