@@ -43,7 +43,7 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection until either side ends it."""
         place = urlsplit(self.server)
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             up_reader, up_writer = await asyncio.open_connection(place.hostname, place.port, limit=_BUFFER)
             try:
                 while await self._one(reader, writer, up_reader, up_writer):

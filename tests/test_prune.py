@@ -285,12 +285,14 @@ def test_a_backup_after_a_prune_finds_all_that_is_there(bench: Bench) -> None:
 def test_damaged_or_lost_roots_cost_no_more_than_time(bench: Bench, tmp_path: Path) -> None:
     keep_last(bench.store, 1)
     run_prune(bench.store, NOTHING_UNUSED)
-    (name,) = names(bench.store, "hints/")
-    for data in (b"", b"junk", bench.store.get(name)[:-1]):
-        bench.store.put(name, data, overwrite=True)
-        cold_restore(bench.store, tmp_path / f"damaged{len(data)}", "plugins/p1")
-    bench.store.delete(name)
-    cold_restore(bench.store, tmp_path / "gone", "plugins/p1")
+    found = names(bench.store, "hints/")
+    assert found == ["hints/newest.zst", "hints/roots.zst"]
+    for name in found:
+        for data in (b"", b"junk", bench.store.get(name)[:-1]):
+            bench.store.put(name, data, overwrite=True)
+            cold_restore(bench.store, tmp_path / f"{name[6:]}-damaged{len(data)}", "plugins/p1")
+        bench.store.delete(name)
+        cold_restore(bench.store, tmp_path / f"{name[6:]}-gone", "plugins/p1")
     check_all(bench.store)
 
 

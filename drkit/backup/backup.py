@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 
 from msgspec import structs
@@ -20,22 +21,24 @@ from drkit.backup.live import Databases, InUse
 from drkit.backup.plugins import write_plugin_table
 from drkit.backup.previous import from_manifest
 from drkit.backup.recorder import Recorder
-from drkit.backup.report import BackupOptions, BackupReport
+from drkit.backup.report import BackupOptions, BackupReport, Committed
 from drkit.backup.scan import Scan
 from drkit.backup.statcache import CacheWriter, Previous, Summary, cache_path, read_cache
 from drkit.errors import IntegrityError, StoreError, UsageError
 from drkit.format import snapshot as snapshot_format
 from drkit.format.limits import INDEX_PACKS
 from drkit.format.manifest import text_or_b64
-from drkit.model import FormatVersion, PackId, Root, Snapshot, show_path
+from drkit.model import FormatVersion, PackId, PluginRow, Root, Snapshot, show_path
 from drkit.progress import Progress
 from drkit.repo import Repository, SnapshotRef
 from drkit.repo.index import LoadedIndex, load_index, stored_packs
 from drkit.repo.lock import BackupLock, condemned_packs
+from drkit.repo.newest import write_newest
 from drkit.repo.packer import Packer
 from drkit.repo.treewriter import NodeQueue, TreeWriter
 from drkit.source.globs import Globs
 from drkit.source.walk import Walker
+from drkit.store.parallel import soon
 
 _SLACK_NS = 2_000_000_000
 """A file written this shortly before the scan may be written again and look the same: FAT keeps two seconds."""
@@ -54,12 +57,15 @@ def backup(
     cache_dir: bytes | None,
     in_use: Sequence[InUse] = (),
     judge: Callable[[Snapshot], Sequence[str]] | None = None,
+    committed: Callable[[BackupReport, Committed], object] | None = None,
 ) -> BackupReport:
     """Back up a directory and return what was done. The snapshot is there, durable, or an error was raised.
 
     Paths that could not be read, or changed while they were, become warnings; everything else is stored. `in_use` are
     databases that this process has open: where they lie in the source they are never opened, but dumped. `judge` is
-    shown the snapshot when all that it names can be read, just before its commit, and says which tags it gets besides.
+    shown the snapshot when all that it names can be read, just before its commit, and says which tags it gets besides;
+    `committed` is told of it when it is there, while the lock is taken away, so that nobody has to ask a store far away
+    for what is known here.
     UsageError: the source is missing, empty, no directory, or lies in the repository (or it in the source).
     StoreError: the store failed, or a prune took the lock or a pack that was relied on. What was stored by then is
     reused by the next backup.
@@ -72,12 +78,17 @@ def backup(
     repo.check_writable()
     job = _Job(repo, source, options, progress, now, cache_dir, location, in_use, judge)
     if options.dry_run:
-        report = job.run(None)
+        report = structs.replace(job.run(None), duration_s=round(monotonic() - began, 3))
     else:
+        job.look_back()
         with BackupLock(repo.store, now) as lock:
+            job.look_around()
             repo.store.clean_leftovers()
-            report = job.run(lock)
-    return structs.replace(report, duration_s=round(monotonic() - began, 3))
+            report = structs.replace(job.run(lock), duration_s=round(monotonic() - began, 3))
+            lock.release()
+            if committed is not None and job.made is not None:
+                committed(report, job.made)
+    return report
 
 
 class _Job:
@@ -95,6 +106,7 @@ class _Job:
         in_use: Sequence[InUse],
         judge: Callable[[Snapshot], Sequence[str]] | None,
     ) -> None:
+        self.made: Committed | None = None
         self._repo = repo
         self._source = source
         self._options = options
@@ -107,19 +119,33 @@ class _Job:
         self._cache = cache_path(cache_dir, repo.config.repository_id, source) if cache_dir else None
         self._warnings: list[str] = []
         self._skipped = 0
+        self._parents: Callable[[], tuple[list[SnapshotRef], tuple[SnapshotRef, Snapshot] | None]] = self._find_parent
+        self._records: Callable[[], dict[str, frozenset[PackId]]] = partial(condemned_packs, repo.store)
+        self._stored: Callable[[], dict[PackId, int]] = partial(stored_packs, repo.store)
         self._condemned: dict[str, frozenset[PackId]] = {}
         self._absent: frozenset[PackId] = frozenset()
         self._loaded: LoadedIndex | None = None
+        self._newest: Callable[[], None] = _nothing
         self._index_writer = IndexWriter(repo, self._load)
+
+    def look_back(self) -> None:
+        """Begin to look for the parent, which the lock does not protect: it only says what to compare with."""
+        self._parents = soon(self._repo.store, self._find_parent)
+
+    def look_around(self) -> None:
+        """Begin to read what a prune has condemned, and which packs there are.
+
+        Not before the lock is there: a pruner that does not see it yet puts its record first.
+        """
+        self._records = soon(self._repo.store, self._records)
+        self._stored = soon(self._repo.store, self._stored)
 
     def run(self, lock: BackupLock | None) -> BackupReport:
         """Scan, store, commit; without a lock nothing is written. The report lacks only its duration."""
         repo = self._repo
-        # Not before the lock is there: a pruner that does not see it yet puts its record first.
-        self._condemned = condemned_packs(repo.store)
+        self._condemned = self._records()
         self._absent = frozenset().union(*self._condemned.values())
-        refs = repo.snapshots()
-        parent = self._parent(refs)
+        refs, parent = self._parents()
         previous = self._previous(parent)
         self._progress.start(None, None, "backing up")
         dry_run = lock is None
@@ -165,7 +191,10 @@ class _Job:
                     taken = structs.replace(taken, tags=(*taken.tags, *self._judge(taken)))
                 name, data = snapshot_format.encode(taken)
                 if lock is not None:
+                    newest = soon(repo.store, self._newest)
                     commit(repo, lock, name, data, self._condemned)
+                    newest()
+                    self.made = self._committed(name, taken, scan.rows, packer)
                     summary = Summary(
                         snapshot_format.parse_name(name)[1],
                         scan.rows,
@@ -223,12 +252,20 @@ class _Job:
             skipped=self._skipped,
         )
 
+    def _committed(self, name: str, taken: Snapshot, plugins: list[PluginRow], packer: Packer) -> Committed:
+        time, snapshot_id = snapshot_format.parse_name(name)
+        packs = self._stored() if packer.new_packs else {}
+        packs |= {pack.id: pack.size for pack in packer.new_packs}
+        return Committed(SnapshotRef(name, snapshot_id, time), taken, plugins, packs)
+
     def _load(self) -> LoadedIndex:
         if self._loaded is None:
-            self._loaded = load_index(self._repo.store, without=self._absent)
+            self._loaded = load_index(self._repo.store, without=self._absent, listed=self._stored)
         return self._loaded
 
-    def _parent(self, refs: list[SnapshotRef]) -> tuple[SnapshotRef, Snapshot] | None:
+    def _find_parent(self) -> tuple[list[SnapshotRef], tuple[SnapshotRef, Snapshot] | None]:
+        """Return all snapshots, and the newest of them of this source."""
+        refs = self._repo.snapshots()
         for ref in refs[: -_PARENTS - 1 : -1]:
             try:
                 loaded = self._repo.load(ref)
@@ -236,8 +273,8 @@ class _Job:
                 self._warnings.append(f"{ref.name}: {error}; the backup goes on without it")
                 continue
             if loaded.host == self._host and loaded.raw_source == self._source and "rejected" not in loaded.tags:
-                return ref, loaded
-        return None
+                return refs, (ref, loaded)
+        return refs, None
 
     def _previous(self, parent: tuple[SnapshotRef, Snapshot] | None) -> Previous:
         previous = read_cache(self._cache) if self._cache else None
@@ -249,8 +286,9 @@ class _Job:
         """Whether every pack is there that was when the cache was made: then so is all that it speaks of."""
         if previous.summary is None:
             return False
-        stored = stored_packs(self._repo.store, without=self._absent)
-        return all(stored.get(PackId(pack)) == size for pack, size in previous.summary.packs.items())
+        stored, absent = self._stored(), self._absent
+        packs = previous.summary.packs.items()
+        return all(stored.get(PackId(pack)) == size and pack not in absent for pack, size in packs)
 
     def _same_roots(
         self, scan: Scan, previous: Previous, parent: tuple[SnapshotRef, Snapshot] | None
@@ -264,12 +302,16 @@ class _Job:
         return parent[1].manifest, parent[1].plugin_table
 
     def _write_trees(self, scan: Scan, queue: NodeQueue, tree: TreeWriter, packer: Packer) -> tuple[Root, Root]:
-        table = TreeWriter(queue, packer)
+        table = TreeWriter(queue, packer, keep=self._repo.store.directory is None)
         write_plugin_table(scan.rows, table)
         queue.drain()
         tops = [(each, *each.write_lists()) for each in (tree, table)]
         packer.finish()
         manifest, plugin_table = (each.root(level, children) for each, level, children in tops)
+        if self._repo.store.directory is None:  # what is near has no need of it
+            roots = [node_id for _, _, children in tops for _, node_id in children]
+            nodes = [*table.lists, *tree.lists, *table.segments]
+            self._newest = partial(write_newest, self._repo.store, roots, nodes, packer.index.find)
         return manifest, plugin_table
 
     def _walker(self) -> Walker:
@@ -326,3 +368,7 @@ class _Job:
 def _text(argument: str) -> str:
     """Return an argument as JSON can hold it: arguments that were no UTF-8 have surrogates in them."""
     return os.fsencode(argument).decode("utf-8", "backslashreplace")
+
+
+def _nothing() -> None:
+    """What there is to do where nothing has changed, or nothing is far away."""

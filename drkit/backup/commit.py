@@ -15,7 +15,9 @@ from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.packer import Packer
 from drkit.repo.parity import mend_parity
 from drkit.repo.reach import missing_blobs, node_hints
+from drkit.store.parallel import soon
 
+_TAKEN = "the backup's lock was taken away"
 _TIMES = 5
 """So many prunes that begin at this moment are kept up with."""
 
@@ -69,13 +71,16 @@ def commit(repo: Repository, lock: BackupLock, name: str, data: bytes, condemned
     of them sees the other; and a prune deletes nothing while a backup that began before its record holds its lock. So
     what it has condemned can still be read, and is stored again. StoreError if the snapshot could not be kept.
     """
-    _check_lock(lock)
+    if not lock.held(lately=True):
+        raise _overtaken(_TAKEN)
     try:
         repo.store.put(name, data)
         seen = condemned
         for _ in range(_TIMES):
+            held = soon(repo.store, lock.held)
             after = condemned_packs(repo.store)
-            _check_lock(lock)
+            if not held():
+                raise _overtaken(_TAKEN)
             if after == seen or _is_whole(repo, name, data, frozenset().union(*after.values())):
                 return
             seen = after
@@ -84,11 +89,6 @@ def commit(repo: Repository, lock: BackupLock, name: str, data: bytes, condemned
         with contextlib.suppress(ObjectNotFound):
             repo.store.delete(name)
         raise
-
-
-def _check_lock(lock: BackupLock) -> None:
-    if not lock.held():
-        raise _overtaken("the backup's lock was taken away")
 
 
 def _is_whole(repo: Repository, name: str, data: bytes, condemned: frozenset[PackId]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from drkit.model import PackId, PluginRow, Snapshot
+from drkit.repo import SnapshotRef
 from drkit.source.walk import PluginRules
 
 
@@ -35,3 +37,12 @@ class BackupReport(Struct, frozen=True):
     tree_sha256: str
     warnings: tuple[str, ...]
     dry_run: bool = False
+
+
+class Committed(Struct, frozen=True):
+    """A snapshot that was just put, its plugins, and, where there are new packs, the sizes of all in the store."""
+
+    ref: SnapshotRef
+    snapshot: Snapshot
+    plugins: list[PluginRow]
+    packs: dict[PackId, int]

@@ -15,7 +15,7 @@ from drkit.errors import DrkitError
 from drkit.model import Finding
 
 if TYPE_CHECKING:
-    from drkit.backup import BackupReport
+    from drkit.backup import BackupReport, Committed
     from drkit.backup.live import InUse
     from drkit.copy import CopyReport
     from drkit.drill import DrillReport, GameDayReport
@@ -32,18 +32,24 @@ PUSH_TIMEOUT_S = 5.0
 _SHIPMENTS = 10
 
 
-def backup(session: Session, repository: Repository, report: BackupReport) -> None:
-    """Record a backup that was made, and the packs that the store has since the last one."""
+def backup(session: Session, repository: Repository, report: BackupReport, made: Committed, *, last: bool) -> None:
+    """Record a backup that was made, and the packs that the store has since the last one.
+
+    The repository is told at once if it is the `last` thing that the command records.
+    """
     with _told(session):
         from drkit.backup import record_snapshot
 
         record_snapshot(
             session.inventory(),
             repository,
-            repository.resolve(report.snapshot),
+            made.ref,
             look_for_packs=report.packs > 0,
             report=report,
+            made=made,
         )
+    if last:
+        flush(session, repository, turso=False)
 
 
 def in_use(session: Session) -> tuple[InUse, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, compress, repeat
 from typing import cast
 
@@ -17,7 +18,8 @@ from drkit.format.pack import PackTable, read_table
 from drkit.model import Finding, IndexId, Kind, PackId, Place
 from drkit.repo.lock import condemned_packs
 from drkit.repo.names import index_id_of, index_name, pack_id_of, pack_name, put_hashed
-from drkit.store.base import Store
+from drkit.store.base import ObjectInfo, Store
+from drkit.store.parallel import in_parallel, is_remote, soon
 
 
 class Index:
@@ -160,17 +162,24 @@ def stored_packs(store: Store, *, without: frozenset[PackId] = frozenset()) -> d
     }
 
 
-def load_index(store: Store, *, without: frozenset[PackId] = frozenset()) -> LoadedIndex:
+def load_index(
+    store: Store, *, without: frozenset[PackId] = frozenset(), listed: Callable[[], dict[PackId, int]] | None = None
+) -> LoadedIndex:
     """Load all live index objects, and the tables of packs that none of them names.
 
-    A pack counts only if the store has it with the recorded size; `without` are packs to treat as absent. Damaged
-    index objects and unreadable packs become findings, never errors: what they would have told is in the packs.
+    A pack counts only if the store has it with the recorded size; `without` are packs to treat as absent. `listed`
+    gives what `stored_packs` has said a moment ago. Damaged index objects and unreadable packs become findings, never
+    errors: what they would have told is in the packs.
     """
     loaded = LoadedIndex()
-    stored = stored_packs(store, without=without)
+    packs = soon(store, listed or partial(stored_packs, store))
+    if not is_remote(store):
+        packs()  # before the index, so that what that names and is not here is gone
     named: set[PackId] = set()
     pruned: frozenset[PackId] | None = None
-    for pack in _indexed_packs(store, loaded):
+    indexed = list(_indexed_packs(store, loaded))
+    stored = {pack_id: size for pack_id, size in packs().items() if pack_id not in without}
+    for pack in indexed:
         named.add(pack.id)
         size = stored.get(pack.id)
         if size == pack.size:
@@ -216,26 +225,36 @@ def _indexed_packs(store: Store, loaded: LoadedIndex) -> Iterator[IndexedPack]:
     readable: dict[IndexId, tuple[IndexedPack, ...]] = {}
     damaged: dict[IndexId, str] = {}
     # Newest first: what a later object supersedes need not be read at all, unless stamps are too coarse to tell.
-    for info in sorted(store.list("index/"), key=lambda info: info.modified, reverse=True):
+    found = sorted(store.list("index/"), key=lambda info: info.modified, reverse=True)
+
+    def read(info: ObjectInfo) -> indexfile.IndexObject | Exception | None:
+        """Return an index object, or why it cannot be read; None if it counts for nothing, or is gone."""
+        index_id = index_id_of(info.name)
+        if index_id is None or index_id in superseded:
+            return None
+        try:
+            data = store.get(info.name)
+            if hashlib.sha256(data).digest() != index_id:
+                raise FormatError("its bytes do not hash to its name")
+            return indexfile.decode(data)
+        except ObjectNotFound:
+            return None  # a prune removed it after we listed
+        except (IntegrityError, StoreCorrupt) as error:
+            return error
+
+    decoded = in_parallel(read, found) if is_remote(store) else map(read, found)
+    for info, content in zip(found, decoded, strict=True):
         index_id = index_id_of(info.name)
         if index_id is None:
             message = "this is no index object: its name is not its hash"
             loaded.findings.append(Finding("stray", info.name, message, "move it out of the repository"))
         elif index_id in superseded:
             loaded.superseded.append(index_id)
-        else:
-            try:
-                data = store.get(info.name)
-                if hashlib.sha256(data).digest() != index_id:
-                    raise FormatError("its bytes do not hash to its name")
-                decoded = indexfile.decode(data)
-            except ObjectNotFound:
-                continue  # a prune removed it after we listed
-            except (IntegrityError, StoreCorrupt) as error:
-                damaged[index_id] = str(error)
-                continue
-            readable[index_id] = decoded.packs
-            superseded.update(decoded.supersedes)
+        elif isinstance(content, Exception):
+            damaged[index_id] = str(content)
+        elif content is not None:
+            readable[index_id] = content.packs
+            superseded.update(content.supersedes)
     for index_id, why in damaged.items():
         if index_id in superseded:
             loaded.superseded.append(index_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import ClassVar, Self
@@ -16,10 +16,12 @@ from drkit import osutil
 from drkit.errors import FormatError, LockedError, ObjectNotFound, StoreError
 from drkit.format.manifest import is_id
 from drkit.model import PackId
-from drkit.store.base import Store
+from drkit.store.base import ObjectInfo, Store
+from drkit.store.parallel import is_remote, soon
 
 REWRITE_AFTER = timedelta(minutes=5)
 STALE_AFTER = timedelta(minutes=30)
+_LATELY = timedelta(seconds=10)
 
 
 class StoreLock:
@@ -34,14 +36,14 @@ class StoreLock:
         self.name = f"locks/{self.kind}-{secrets.token_hex(8)}"
         self.stamp = 0.0
         self._store = store
+        self._released: Callable[[], None] | None = None
         self._now = now
         self._written = now()
-        self._started = self._written
+        self._started = self._confirmed = self._written
 
     def __enter__(self) -> Self:
         try:
             self._write()
-            self.stamp = self._store.stat(self.name).modified
             self._begin()
         except BaseException:
             with contextlib.suppress(StoreError):
@@ -52,27 +54,47 @@ class StoreLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        self.release()()
+
+    def release(self) -> Callable[[], None]:
+        """Begin to take the lock away, where that takes its time, and return what waits for it, as leaving does."""
+        if self._released is None:
+            self._released = soon(self._store, self._remove)
+        return self._released
+
+    def _remove(self) -> None:
+        with contextlib.suppress(StoreError):  # `held` has raised it, if it came that far
+            self._settle()
+        with contextlib.suppress(ObjectNotFound):  # taken away as stale: `held` has told its owner, if it came that far
             self._store.delete(self.name)
-        except ObjectNotFound:
-            return  # taken away as stale: `held` has told its owner, if it came that far
 
     def refresh(self) -> None:
         """Rewrite the lock if it is due, but not if it was taken away: what it protected may be gone."""
         if self._now() - self._written >= REWRITE_AFTER and self.held():
             self._write()
 
-    def held(self) -> bool:
-        """Whether the lock is still there."""
+    def held(self, *, lately: bool = False) -> bool:
+        """Whether the lock is still there; with `lately`, where to ask takes its time, whether it was seconds ago.
+
+        A lock is stale half an hour after its last writing: what was there just now was not taken away for that.
+        """
+        self._settle()
+        now = self._now()
+        if lately and is_remote(self._store) and now - self._confirmed < _LATELY:
+            return True
         try:
             self._store.stat(self.name)
         except ObjectNotFound:
             return False
+        self._confirmed = now
         return True
 
     def _begin(self) -> None:
-        """Do what its kind of work begins with."""
-        raise NotImplementedError
+        """Learn the stamp, and do what its kind of work begins with."""
+        self.stamp = self._store.stat(self.name).modified
+
+    def _settle(self) -> None:
+        """Wait until what was begun is done."""
 
     def _write(self) -> None:
         self._written = self._now()
@@ -85,6 +107,7 @@ class StoreLock:
             "stamp": self.stamp,
         }
         self._store.put(self.name, msgspec.json.encode(content), overwrite=True)
+        self._confirmed = self._written
 
 
 class BackupLock(StoreLock):
@@ -93,7 +116,16 @@ class BackupLock(StoreLock):
     kind = "backup"
 
     def _begin(self) -> None:
-        remove_dead(self._store, self.stamp, "locks/backup-", own=self.name)
+        """Look around; over a network while the backup goes on, which needs nothing of it."""
+        self._settle = soon(self._store, self._look)  # type: ignore[method-assign]
+        if not is_remote(self._store):
+            self._settle()
+
+    def _look(self) -> None:
+        found = list(self._store.list("locks/backup-"))
+        own = next((info for info in found if info.name == self.name), None) or self._store.stat(self.name)
+        self.stamp = own.modified
+        remove_dead(self._store, self.stamp, found, own=self.name)
 
 
 class PruneLock(StoreLock):
@@ -106,7 +138,8 @@ class PruneLock(StoreLock):
 
         Of two that begin at once each writes first and reads second: one sees the other, or both do and give up.
         """
-        others = remove_dead(self._store, self.stamp, "locks/", own=self.name)
+        super()._begin()
+        others = remove_dead(self._store, self.stamp, self._store.list("locks/"), own=self.name)
         if not self._seen:
             raise StoreError(
                 f"{self._store.url} does not list what was just put into it",
@@ -142,14 +175,16 @@ class FoundLock(msgspec.Struct, frozen=True):
     modified: float
 
 
-def find_locks(store: Store, now: float, prefix: str, *, own: str = "") -> tuple[list[FoundLock], list[FoundLock]]:
+def find_locks(
+    store: Store, now: float, listed: Iterable[ObjectInfo], *, own: str = ""
+) -> tuple[list[FoundLock], list[FoundLock]]:
     """Return the locks of the living and of the dead: stale by the store's stamps, or of a process that is gone.
 
-    `now` is a stamp of the store, `own` a lock to pass over.
+    `now` is a stamp of the store, `listed` are locks, `own` is one to pass over.
     """
     alive: list[FoundLock] = []
     dead: list[FoundLock] = []
-    for info in store.list(prefix):
+    for info in listed:
         with contextlib.suppress(ObjectNotFound):  # its owner came first
             if info.name != own:
                 data = store.get(info.name)
@@ -161,9 +196,9 @@ def find_locks(store: Store, now: float, prefix: str, *, own: str = "") -> tuple
     return alive, dead
 
 
-def remove_dead(store: Store, now: float, prefix: str, *, own: str) -> list[FoundLock]:
+def remove_dead(store: Store, now: float, listed: Iterable[ObjectInfo], *, own: str) -> list[FoundLock]:
     """Remove the locks of the dead, and return those of the living; see `find_locks`."""
-    alive, dead = find_locks(store, now, prefix, own=own)
+    alive, dead = find_locks(store, now, listed, own=own)
     for lock in dead:
         with contextlib.suppress(ObjectNotFound):
             store.delete(lock.name)
@@ -175,16 +210,13 @@ class _Visit(StoreLock):
 
     kind = "visit"
 
-    def _begin(self) -> None:
-        """Begin with nothing."""
-
 
 def unlock(
     store: Store, now: Callable[[], datetime], *, every: bool = False
 ) -> tuple[list[FoundLock], list[FoundLock]]:
     """Remove the locks of the dead, with `every` also of the living; return what was removed, and what is left."""
     with _Visit(store, now) as visit:
-        alive, dead = find_locks(store, visit.stamp, "locks/", own=visit.name)
+        alive, dead = find_locks(store, visit.stamp, store.list("locks/"), own=visit.name)
         removed = [*dead, *alive] if every else dead
         for lock in removed:
             with contextlib.suppress(ObjectNotFound):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 from drkit.errors import (
     FormatError,
@@ -25,6 +26,7 @@ from drkit.repo.parity import check_parity
 from drkit.seal import Secret, encrypt
 from drkit.seal.keys import FoundSlot, put_slot
 from drkit.store.base import Store
+from drkit.store.parallel import soon
 
 SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
 
@@ -33,6 +35,12 @@ _OF_INIT = re.compile(rb"index|keys|locks|packs|snapshots|RECOVER\.md|recover\.p
 
 _COPY = "run 'drkit repair', or copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
 _RECOVER = "get everything back with the repository's own recover.py, then start a new repository elsewhere"
+
+
+_NONE_READABLE = (
+    "see what is damaged with 'drkit verify --all', and what the repository's own recover.py can still read: "
+    "'python3 recover.py --list'"
+)
 
 
 def new_settings(now: datetime, compression: CompressionSettings, parity: ParitySettings | None) -> Settings:
@@ -103,9 +111,10 @@ def read_settings(store: Store, *, both: bool = True) -> tuple[Settings, list[Fi
     findings: list[Finding] = []
     config: Settings | None = None
     absent = 0
-    for name in SETTINGS_NAMES:
+    gets = [soon(store, partial(store.get, name)) for name in SETTINGS_NAMES] if both else []
+    for number, name in enumerate(SETTINGS_NAMES):
         try:
-            decoded = settings.decode(store.get(name))
+            decoded = settings.decode(gets[number]() if both else store.get(name))
             config = config or decoded
             if not both:
                 break
@@ -135,3 +144,16 @@ def _strangers(store: Store) -> list[bytes]:
         with suppress(OSError):  # none yet; what else is wrong with it shows when it is prepared
             return sorted(name for name in os.listdir(store.directory) if not _OF_INIT.fullmatch(name))
     return []
+
+
+def no_latest(count: int, errors: list[IntegrityError]) -> UsageError | IntegrityError:
+    """Return the error for `count` snapshots none of which is the latest; `errors` says which cannot be read."""
+    if not errors:
+        what = "only rejected snapshots" if count else "no snapshot yet"
+        return UsageError(f"the repository has {what}", hint="make one with 'drkit backup SOURCE'")
+    if all(isinstance(error, NewerFormat) for error in errors):
+        return errors[0]
+    many = len(errors) > 1
+    which = "" if len(errors) == count else " that are not rejected" if many else " that is not rejected"
+    what = f"none of the {len(errors)} snapshots{which} can" if many else f"the only snapshot{which} cannot"
+    return IntegrityError(f"{what} be read", hint=_NONE_READABLE)

@@ -12,12 +12,13 @@ from drkit.format.limits import FRAME_MAX, KIB, POOL_TARGET
 from drkit.model import Entry, PackId, Place
 from drkit.repo.index import Index
 from drkit.repo.names import pack_name
+from drkit.repo.newest import Known
 from drkit.repo.parity import heal_pack
 from drkit.store.base import Store
 from drkit.store.cache import CachedStore
 from drkit.store.salvage import read_before_damage
 
-_CACHED = 2 * POOL_TARGET + FRAME_MAX
+CACHED = 2 * POOL_TARGET + FRAME_MAX
 """Enough to decode each frame once when a tree is read in order: what a frame holds lay within the pool's size, and
 between two of its blobs may lie all that has waited with the first, and all that came with the last."""
 _SLICE = 64 * KIB
@@ -65,7 +66,7 @@ class _Frame:
 class FrameReader:
     """Decoded frames of packs, the last of them kept, each as far as it was not read yet. For one thread."""
 
-    def __init__(self, store: Store, limit: int = _CACHED) -> None:
+    def __init__(self, store: Store, limit: int = CACHED) -> None:
         self._store = store
         self._limit = limit
         self._cache: OrderedDict[tuple[PackId, int, int], _Frame] = OrderedDict()
@@ -170,12 +171,20 @@ class FrameReader:
 class BlobReader:
     """Blobs and file contents by id. For one thread; the index is asked only where a hint does not help.
 
-    With `parity`, a pack that is damaged is read from its parity as far as that gives it back.
+    With `parity`, a pack that is damaged is read from its parity as far as that gives it back. What is `known` is not
+    read again.
     """
 
     def __init__(
-        self, store: Store, index: Callable[[bool], Index], limit: int = _CACHED, *, parity: bool = False
+        self,
+        store: Store,
+        index: Callable[[bool], Index],
+        limit: int = CACHED,
+        *,
+        parity: bool = False,
+        known: Known | None = None,
     ) -> None:
+        self._known = known or Known()
         self._frames = FrameReader(store, limit)
         self._parity = parity
         self._index = index  # index(True) loads it anew
@@ -186,10 +195,14 @@ class BlobReader:
 
         BlobLost if no place gives bytes of this hash.
         """
+        if known := self._known.nodes.get(blob_id):
+            return known[0]
         return self._fetch(blob_id, place)[0]
 
     def node(self, node_id: str, place: Place | None) -> tuple[bytes, list[Place | None]]:
         """Return a segment or list and what its hints say of its children: nothing, if the hints are unreadable."""
+        if known := self._known.nodes.get(node_id):
+            return known[0], self._known.children(node_id)
         data, found = self._fetch(node_id, place)
         try:
             head = self._frames.behind(found, 0, hints.HEAD)

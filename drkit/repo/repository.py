@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from msgspec import Struct, field
 
@@ -31,11 +32,14 @@ from drkit.model import (
     sort_key,
 )
 from drkit.repo import opening
+from drkit.repo.descent import Node, overlapping
 from drkit.repo.index import Index, LoadedIndex, load_index
-from drkit.repo.reader import NODES_CACHED, BlobLost, BlobReader
+from drkit.repo.newest import Known, read_newest
+from drkit.repo.reader import CACHED, NODES_CACHED, BlobLost, BlobReader
 from drkit.repo.roots import read_roots
 from drkit.seal import KeySource, Secret, unlock
 from drkit.store.base import Store
+from drkit.store.parallel import soon
 from drkit.store.url import file_of
 
 
@@ -63,14 +67,6 @@ class Segment(Struct):
     paths: list[bytes] = field(default_factory=list)
 
 
-class Node(Struct, frozen=True):
-    """A child of a root or list: first path, id, the hint where it lies."""
-
-    first: bytes
-    id: str
-    place: Place | None
-
-
 class Repository:
     """Read access to a repository; backup, prune and copy write through `drkit.repo.packer` and the store."""
 
@@ -81,6 +77,8 @@ class Repository:
         self.keys = keys or KeySource()
         self._loaded: LoadedIndex | None = None
         self._roots: dict[str, Place] | None = None
+        self._known: Callable[[], Known] = Known
+        self._list_recent: Callable[[], list[SnapshotRef]] = self._recent
 
     @classmethod
     def create(
@@ -110,7 +108,11 @@ class Repository:
         """
         keys = keys or KeySource()
         config, findings = opening.read_settings(store, both=both)
-        return cls(*unlock(store, config, keys), findings, keys)
+        repository = cls(*unlock(store, config, keys), findings, keys)
+        if not both:  # what is going to be asked for: one after the other, ways there and back are half of all the time
+            repository._known = soon(repository.store, partial(read_newest, repository.store))
+            repository._list_recent = soon(repository.store, repository._recent)
+        return repository
 
     def location(self) -> bytes | None:
         """Return the real path of a repository in the file system, directory or file; None of one elsewhere."""
@@ -142,7 +144,11 @@ class Repository:
 
     def reader(self) -> BlobReader:
         """Return a reader of blobs, for one thread."""
-        return BlobReader(self.store, self._fresh_index, parity=self.config.parity is not None)
+        return self._reader()
+
+    def _reader(self, limit: int = CACHED) -> BlobReader:
+        parity = self.config.parity is not None
+        return BlobReader(self.store, self._fresh_index, limit, parity=parity, known=self._known())
 
     def _fresh_index(self, fresh: bool) -> Index:
         return self.load_index(fresh).index
@@ -182,7 +188,11 @@ class Repository:
         """Return the latest where a remote store has it among those of the last days: a list is many requests."""
         if self.store.directory is not None:
             return None
-        return self._latest(self.snapshots(after=snapshot.time_after(utc_now() - _RECENT, None)), [])
+        listed, self._list_recent = self._list_recent, self._recent  # the next time, as it is then
+        return self._latest(listed(), [])
+
+    def _recent(self) -> list[SnapshotRef]:
+        return self.snapshots(after=snapshot.time_after(utc_now() - _RECENT, None))
 
     def _latest(self, refs: list[SnapshotRef], errors: list[IntegrityError]) -> SnapshotRef | None:
         for ref in reversed(refs):
@@ -208,7 +218,7 @@ class Repository:
             errors: list[IntegrityError] = []
             if ref := self._latest(refs, errors):
                 return ref
-            raise _no_latest(len(refs), errors)
+            raise opening.no_latest(len(refs), errors)
         matches = [ref for ref in refs if spec and (ref.id.startswith(spec.lower()) or ref.time.startswith(spec))]
         if len(matches) == 1:
             return matches[0]
@@ -236,8 +246,7 @@ class Repository:
         With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
         the caller knows already, are not read. `passed` is told the id of each list on the way.
         """
-        parity = self.config.parity is not None
-        reader = BlobReader(self.store, self._fresh_index, NODES_CACHED, parity=parity)
+        reader = self._reader(NODES_CACHED)
         checker = manifest.EntryChecker(partial=bool(below))
         for node in self.leaves(reader, snap.manifest, below=below, passed=passed):
             if isinstance(node, Segment):
@@ -311,9 +320,12 @@ class Repository:
         """Return the children of a root, with the places that a prune gave them last."""
         if not 0 <= root.level < LEVELS:
             raise FormatError(f"a manifest of {root.level} levels is over the limit")
-        if self._roots is None:  # before the snapshot's places, which may lead to old copies with old hints
-            self._roots = read_roots(self.store)
-        moved = self._roots
+        known = self._known()
+        moved = known.roots
+        if any(child.id not in known.nodes and child.id not in moved for child in root.children):
+            if self._roots is None:  # before the snapshot's places, which may lead to old copies with old hints
+                self._roots = read_roots(self.store)
+            moved = {**self._roots, **moved}
         return [
             Node(
                 child.raw_first,
@@ -341,7 +353,7 @@ class Repository:
         below: bytes,
         passed: Callable[[str], object] | None,
     ) -> Iterator[Node | Segment]:
-        for node, until in _overlapping(children, end, below):
+        for node, until in overlapping(children, end, below):
             if level == 0:
                 yield node
                 continue
@@ -365,36 +377,4 @@ class Repository:
 _NO_KEY = "take DRKIT_KEY_FILE and DRKIT_PASSWORD… out of the environment, or find out who replaced drkit.json"
 _RECENT = timedelta(days=10)
 _VERIFY_ALL = "run 'drkit verify --all' to see what is damaged"
-_NONE_READABLE = (
-    "see what is damaged with 'drkit verify --all', and what the repository's own recover.py can still read: "
-    "'python3 recover.py --list'"
-)
 _OTHER_SNAPSHOT = "restore from another snapshot ('drkit snapshots'), and back up again"
-
-
-def _no_latest(count: int, errors: list[IntegrityError]) -> UsageError | IntegrityError:
-    """Return the error for `count` snapshots none of which is the latest; `errors` says which cannot be read."""
-    if not errors:
-        what = "only rejected snapshots" if count else "no snapshot yet"
-        return UsageError(f"the repository has {what}", hint="make one with 'drkit backup SOURCE'")
-    if all(isinstance(error, NewerFormat) for error in errors):
-        return errors[0]
-    many = len(errors) > 1
-    which = "" if len(errors) == count else " that are not rejected" if many else " that is not rejected"
-    what = f"none of the {len(errors)} snapshots{which} can" if many else f"the only snapshot{which} cannot"
-    return IntegrityError(f"{what} be read", hint=_NONE_READABLE)
-
-
-def _overlapping(children: Sequence[Node], end: bytes | None, below: bytes) -> Iterator[tuple[Node, bytes | None]]:
-    """Yield the children that can hold `below` or anything under it, in the manifest's order of paths.
-
-    With each comes the sort key at which it must have ended; `end` is that of the last, None where the tree ends.
-    """
-    low = sort_key(below)
-    high = low + b"\x01"  # after everything that starts with low + NUL, the separator
-    for number, node in enumerate(children):
-        if below and sort_key(node.first) >= high:
-            return
-        until = sort_key(children[number + 1].first) if number + 1 < len(children) else end
-        if not below or until is None or until > low:
-            yield node, until

@@ -13,6 +13,7 @@ from drkit.format.indexfile import ID_SIZE
 from drkit.format.limits import LEVELS, MIB, PACK_TARGET, ROOT_CHILDREN, SMALL_BACKUP
 from drkit.format.manifest import text_or_b64
 from drkit.model import Child, Kind, Place, Root
+from drkit.repo.newest import TreeNode
 from drkit.repo.packer import Packer
 
 _WAITING = 8 * MIB
@@ -94,9 +95,15 @@ class NodeQueue:
 
 
 class TreeWriter:
-    """Collects the segments of one tree, in order, and writes the lists above them."""
+    """Collects the segments of one tree, in order, and writes the lists above them.
 
-    def __init__(self, queue: NodeQueue, packer: Packer) -> None:
+    `lists` are those, from the top, and `segments` the segments if they are to be kept.
+    """
+
+    def __init__(self, queue: NodeQueue, packer: Packer, *, keep: bool = False) -> None:
+        self.lists: list[TreeNode] = []
+        self.segments: list[TreeNode] = []
+        self._keep = keep
         self._queue = queue
         self._packer = packer
         self._children: list[tuple[bytes, bytes]] = []
@@ -105,6 +112,8 @@ class TreeWriter:
         """Add a segment that starts with the path `first`; return its id."""
         node_id = self._queue.put(Kind.SEGMENT, data, blobs)
         self._children.append((first, node_id))
+        if self._keep:
+            self.segments.append(TreeNode(data))
         return node_id
 
     def reuse(self, first: bytes, node_id: bytes) -> None:
@@ -124,16 +133,19 @@ class TreeWriter:
                 )
             lines = [(first, nodes.encode_child(first, node_id)) for first, node_id in children]
             above: list[tuple[bytes, bytes]] = []
+            written: list[TreeNode] = []
             at = 0
             for part in nodes.split_list(lines, level):
                 data = b"".join(line for _, line in part)
                 node_id = hashlib.sha256(data).digest()
+                ids = [child for _, child in children[at : at + len(part)]]
                 if not self._packer.has(node_id):
-                    places = [self._place(child) for _, child in children[at : at + len(part)]]
-                    self._packer.add_node(Kind.LIST, node_id, data, hints.encode(places))
+                    self._packer.add_node(Kind.LIST, node_id, data, hints.encode(list(map(self._place, ids))))
+                written.append(TreeNode(data, ids))
                 above.append((part[0][0], node_id))
                 at += len(part)
             self._packer.flush_nodes()
+            self.lists[:0] = written
             level, children = level + 1, above
         return level, children
 

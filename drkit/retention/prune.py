@@ -25,6 +25,7 @@ from drkit.repo import Repository
 from drkit.repo.index import read_pack_table, stored_packs, write_index
 from drkit.repo.lock import FoundLock, PruneLock, condemned_packs, find_locks, remove_dead
 from drkit.repo.names import index_name, pack_id_of, pack_name
+from drkit.repo.newest import survey, write_newest
 from drkit.repo.parity import parity_id_of, parity_name
 from drkit.repo.roots import write_roots
 from drkit.retention.mark import Live
@@ -191,6 +192,7 @@ class _Job:
             done = repack(self._repo, planner, layout, condemned=condemned, progress=self._progress, tick=self._tick)
             self._write_index(done)
             self._write_roots(done)
+            self._write_newest(done)
             stays = self._deferred(began, layout)
             self._delete(self._gone - stays)
             report = self._done(planned, layout, done, stays)
@@ -235,8 +237,9 @@ class _Job:
     def _backups(self) -> list[FoundLock]:
         """Return the locks of backups at work; those of the dead are removed, unless this is a dry run."""
         if self._lock is None:
-            return find_locks(self._store, 0.0, "locks/backup-")[0]
-        return remove_dead(self._store, self._lock.now(), "locks/backup-", own=self._lock.name)
+            return find_locks(self._store, 0.0, self._store.list("locks/backup-"))[0]
+        now = self._lock.now()
+        return remove_dead(self._store, now, self._store.list("locks/backup-"), own=self._lock.name)
 
     def _condemn(self) -> float:
         """Put the record. From here on new backups treat its packs as absent; return its stamp."""
@@ -294,6 +297,12 @@ class _Job:
         found = {node_id: done.find(node_id) for node_id in self._live.roots}
         said = self._live.roots
         write_roots(self._store, {one: place for one, place in found.items() if place and said[one] != {place}})
+
+    def _write_newest(self, done: Written) -> None:
+        """Say anew what the newest snapshot needs, for readers far away. Nobody misses it where it cannot be read."""
+        with contextlib.suppress(IntegrityError):
+            if self._store.directory is None and (ref := self._repo.latest()):
+                write_newest(self._store, *survey(self._repo.reader(), self._repo.load(ref)), done.find)
 
     # Deleting
 

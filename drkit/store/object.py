@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,14 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 _PROOF_SIZE = 64 * 1024
+_PROVED = 4
+"""Which small put is repeated to find out: a backup puts at most three besides its packs."""
 _KEPT_SIZE = 64 * 1024 * 1024
 _LAST = 2**63 - 1
+
+
+_OF_ONE_WRITER = re.compile(r"inventory/[0-9a-f]{32}-[0-9]+-[0-9a-f]{8}\.jsonl\.zst(?:\.enc)?")
+"""Names that one writer gives, to what it may only put again as it is: there is nothing to look for."""
 
 
 class ObjectStore:
@@ -33,8 +40,8 @@ class ObjectStore:
 
     A put is one request, so that nothing half-done stays behind where nobody sees it. `keeps_precondition` says
     whether the server refuses to create what is there already; where it is not known, an object is looked for before
-    it is put, and the second small put is repeated, which a server that keeps the precondition refuses: a command that
-    puts one object does not pay for it. Where it is not kept, one process at a time is safe: between look and put
+    it is put, and the fourth small put is repeated, which a server that keeps the precondition refuses: a command that
+    puts a few objects does not pay for it. Where it is not kept, one process at a time is safe: between look and put
     another one may come.
 
     A server that answers a range with the whole object is worked round: the last such object is kept in memory.
@@ -50,7 +57,7 @@ class ObjectStore:
         self._ignores_ranges = False
         self._kept: tuple[str, object, bytes] | None = None
         self._claims: set[str] = set()
-        self._put_before = False
+        self._small_puts = 0
         self._changed = threading.Condition()
 
     @property
@@ -86,7 +93,7 @@ class ObjectStore:
         view = memoryview(data).cast("B")
         if overwrite:
             self._put(name, view, "overwrite")
-        elif self._keeps_precondition:
+        elif self._keeps_precondition or _OF_ONE_WRITER.fullmatch(name):
             self._put(name, view, "create")
         else:
             with self._claimed(name):
@@ -177,8 +184,8 @@ class ObjectStore:
         except ObjectExists:
             self._keeps_precondition = True
             raise
-        again, self._put_before = self._put_before, True
-        if again and self._keeps_precondition is None and len(view) <= _PROOF_SIZE:
+        self._small_puts += len(view) <= _PROOF_SIZE
+        if self._small_puts == _PROVED and self._keeps_precondition is None and len(view) <= _PROOF_SIZE:
             try:
                 self._put(name, view, "create")
             except ObjectExists:

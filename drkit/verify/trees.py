@@ -11,7 +11,7 @@ from drkit.errors import IntegrityError
 from drkit.format import manifest, treehash
 from drkit.model import Entry, Finding, PackId, Place, PluginRow, Snapshot, show_path
 from drkit.repo import BlobLost, BlobReader, Repository, Segment
-from drkit.repo.repository import Node
+from drkit.repo.descent import Node
 from drkit.verify.packs import REPAIR
 
 _EMPTY = hashlib.sha256().hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,9 +107,8 @@ def command(
             now=utc_now,
             cache_dir=session.cache_dir,
             in_use=in_use,
+            committed=partial(recording.backup, session, repository, last=not verify),
         )
-    if not dry_run:
-        recording.backup(session, repository, report)
     proof = None
     if verify and not dry_run:
         repository = session.open()  # as somebody else will find it
