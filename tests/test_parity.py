@@ -12,13 +12,15 @@ from drkit.errors import NoSpace, StoreCorrupt, UsageError
 from drkit.format import parity
 from drkit.format import settings as settings_format
 from drkit.format.settings import ParitySettings
+from drkit.format.snapshot import parse_name
 from drkit.model import Finding, Level, PackId
 from drkit.progress import NullProgress
 from drkit.repair import RepairReport, repair
 from drkit.repo import Repository
+from drkit.repo.lock import BackupLock
 from drkit.repo.names import pack_name
-from drkit.repo.parity import heal_pack, parity_id_of, parity_name, parity_problem
-from drkit.retention import Limits, PruneOptions, prune
+from drkit.repo.parity import heal, parity_id_of, parity_name, parity_problem
+from drkit.retention import Limits, PruneOptions, PruneReport, prune
 from drkit.store import LocalStore, MemoryStore, Store
 from drkit.store.base import ObjectInfo
 from drkit.verify import verify
@@ -67,13 +69,19 @@ def change(store: Store, name: str, *places: int, cut: int = 0) -> None:
     store.put(name, bytes(data[: len(data) - cut]), overwrite=True)
 
 
-def parities(store: Store) -> set[PackId | None]:
+def parities(store: Store) -> set[bytes | None]:
     return {parity_id_of(name) for name in names(store, "parity/")}
+
+
+def protected(store: Store) -> set[bytes]:
+    """The ids of all that should have parity."""
+    snapshots = {bytes.fromhex(parse_name(name)[1]) for name in names(store, "snapshots/")}
+    return {*pack_ids(store), *snapshots}
 
 
 def assert_whole(bench: Bench, store: Store) -> None:
     assert findings(store) == []
-    assert parities(store) == set(pack_ids(store))
+    assert parities(store) == protected(store)
     assert contents(Repository.open(store)) == bench.files()
 
 
@@ -198,12 +206,12 @@ def test_what_nothing_gives_back_is_named_and_no_parity_stays_behind(bench: Benc
     change(bench.store, pack_name(pack), *range(0, PACK, 1000))
     report = repaired(bench)
     assert not report.ok
-    assert parities(bench.store) == set(pack_ids(bench.store))
+    assert parities(bench.store) == protected(bench.store)
     assert pack not in parities(bench.store)
     assert {name.split("/")[2] for name in report.quarantined} >= {"packs", "parity"}
     bench.back_up()
     assert contents(bench.repo) == bench.files()
-    assert parities(bench.store) == set(pack_ids(bench.store))
+    assert parities(bench.store) == protected(bench.store)
 
 
 def test_with_as_much_parity_as_data_a_pack_may_be_missing(tmp_path: Path) -> None:
@@ -244,11 +252,59 @@ def test_only_the_stretch_that_does_not_read_is_lost(bench: Bench) -> None:
     pack = max(pack_ids(bench.store), key=lambda pack: bench.store.stat(pack_name(pack)).size)
     name = pack_name(pack)
     store = LossyStore(bench.store, {name: [(9000, 9100)], parity_name(pack): [(0, 50)]})  # type: ignore[arg-type]
-    assert heal_pack(store, pack) == bench.store.get(name)  # type: ignore[arg-type]
+    assert heal(store, name, pack) == bench.store.get(name)  # type: ignore[arg-type]
     assert store.asked < 40
     length = parity.decode(bench.store.get(parity_name(pack)))[0].length
     store.lost[name] = [(at, at + 1) for at in (0, length, 2 * length)]
-    assert heal_pack(store, pack) == b""  # type: ignore[arg-type]
+    assert heal(store, name, pack) == b""  # type: ignore[arg-type]
+
+
+def pruned(bench: Bench) -> PruneReport:
+    return prune(
+        bench.repo,
+        PruneOptions(limits=Limits(0.0, None, None)),
+        progress=NullProgress(),
+        now=lambda: bench.now,
+        sleep=lambda _: None,
+    )
+
+
+def test_a_prune_leaves_what_a_backup_at_work_has_put(bench: Bench) -> None:
+    """The parity of something that is not there yet is as young as the backup that is going to put that."""
+    with BackupLock(bench.store, lambda: bench.now):
+        young = parity_name(b"\x09" * 32)
+        bench.store.put(young, b"of a pack that comes next")
+        pruned(bench)
+        assert young in names(bench.store, "parity/")
+    pruned(bench)
+    assert_whole(bench, bench.store)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_snapshot_is_read_from_its_parity_and_healed(bench: Bench, damage: str) -> None:
+    refs = names(bench.store, "snapshots/")
+    before = {name: bench.store.get(name) for name in refs}
+    for name in refs:
+        change(bench.store, name, *([40] if damage == "flip" else []), cut=(damage == "cut") * 30)
+    assert contents(bench.repo) == bench.files()
+    found = findings(bench.store)
+    assert {one.object for one in found} == set(refs)
+    assert {one.code for one in found} == {"snapshot-healable"}
+    assert all("drkit repair" in one.repair for one in found)
+    planned = repaired(bench, dry_run=True)
+    report = repaired(bench)
+    assert report.ok
+    assert planned.ok
+    assert planned.healed == report.healed
+    assert {one.object for one in report.healed} == set(refs)
+    assert {name: bench.store.get(name) for name in refs} == before
+    assert len(report.quarantined) == len(refs)
+    assert_whole(bench, bench.store)
+    spare = parity_name(bytes.fromhex(parse_name(refs[0])[1]))
+    bench.store.delete(spare)
+    assert [one.object for one in findings(bench.store)] == [spare]
+    assert [one.object for one in repaired(bench).healed] == [spare]
+    assert_whole(bench, bench.store)
 
 
 def test_a_prune_takes_parity_with_its_pack(bench: Bench) -> None:
@@ -260,22 +316,16 @@ def test_a_prune_takes_parity_with_its_pack(bench: Bench) -> None:
     stray = parity_name(PackId(b"\x07" * 32))
     bench.store.put(stray, b"what a prune that was killed has left")
     before = set(pack_ids(bench.store))
-    report = prune(
-        bench.repo,
-        PruneOptions(limits=Limits(0.0, None, None)),
-        progress=NullProgress(),
-        now=lambda: bench.now,
-        sleep=lambda _: None,
-    )
+    report = pruned(bench)
     assert report.packs_deleted
     assert set(pack_ids(bench.store)) - before
     assert_whole(bench, bench.store)
 
 
-def test_a_backup_that_was_killed_between_a_pack_and_its_parity_is_made_good(
+def test_a_backup_that_was_killed_leaves_nothing_without_parity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each put: the next backup leaves no pack without parity, and no parity without a pack."""
+    """At each put; the parity of what never came goes with the next prune."""
     small_packs(monkeypatch, pack=PACK, frame=6000)
     failed = 0
     for number in range(40):
@@ -292,9 +342,12 @@ def test_a_backup_that_was_killed_between_a_pack_and_its_parity_is_made_good(
         except NoSpace:
             failed += 1
         bench.store = whole
+        assert parities(whole) >= protected(whole)
         for name in names(whole, "locks/"):
             whole.delete(name)
         bench.back_up()
+        assert parities(whole) >= protected(whole)
+        pruned(bench)
         assert_whole(bench, whole)
         if not any(fault.hits for fault in faulty._faults):
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,12 @@ def assert_whole(bench: Bench) -> None:
 def test_nothing_shows_of_what_the_parity_belongs_to(bench: Bench) -> None:
     packs = pack_ids(sealed(bench))
     assert len(packs) == 2
-    assert len(names(bench.store, "parity/")) == 2
-    for pack in packs:
-        assert not [name for name in names(bench.store, "") if pack.hex() in name]
+    assert len(names(bench.store, "parity/")) == 4
+    for name in ("snapshots/", "packs/", "parity/"):
+        for info in sealed(bench).list(name):
+            digits = re.findall("[0-9a-f]{64}", info.name)
+            assert len(digits) == 1
+            assert not [stored for stored in names(bench.store, "") if digits[0] in stored]
     assert_whole(bench)
 
 

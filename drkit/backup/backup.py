@@ -126,7 +126,7 @@ class _Job:
         self._absent: frozenset[PackId] = frozenset()
         self._loaded: LoadedIndex | None = None
         self._newest: Callable[[], None] = _nothing
-        self._index_writer = IndexWriter(repo, self._load)
+        self._index_writer = IndexWriter(repo.store, self._load)
 
     def look_back(self) -> None:
         """Begin to look for the parent, which the lock does not protect: it only says what to compare with."""

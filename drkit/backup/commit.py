@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 
 from drkit.errors import IntegrityError, ObjectNotFound, StoreError
@@ -13,8 +14,9 @@ from drkit.repo import Repository
 from drkit.repo.index import Index, LoadedIndex, load_index, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.packer import Packer
-from drkit.repo.parity import mend_parity
+from drkit.repo.parity import put_parity
 from drkit.repo.reach import missing_blobs, node_hints
+from drkit.store.base import Store
 from drkit.store.parallel import soon
 
 _TAKEN = "the backup's lock was taken away"
@@ -25,9 +27,9 @@ _TIMES = 5
 class IndexWriter:
     """Gives every new pack a place in an index object. `load` is the index as the backup found it."""
 
-    def __init__(self, repo: Repository, load: Callable[[], LoadedIndex]) -> None:
+    def __init__(self, store: Store, load: Callable[[], LoadedIndex]) -> None:
         self.bytes_added = 0
-        self._repo = repo
+        self._store = store
         self._load = load
         self._indexed = 0
 
@@ -46,8 +48,6 @@ class IndexWriter:
         packs = packer.new_packs[self._indexed :]
         self._indexed = len(packer.new_packs)
         packs += [loaded.index.packs[pack_id] for pack_id in loaded.unindexed]
-        for pack_id in loaded.unindexed:  # a backup that was killed may have left one without
-            mend_parity(self._repo.store, self._repo.config, pack_id)
         damaged, stale = tuple(loaded.damaged), loaded.stale
         loaded.unindexed, loaded.damaged, loaded.stale = [], [], False
         if not (packs or damaged or stale):
@@ -56,10 +56,10 @@ class IndexWriter:
         if stale or len(live) >= INDEX_LIVE:
             # Nobody reads any more what the live ones superseded: it must not come back to life.
             old = (*live, *damaged, *loaded.superseded)
-            loaded.objects, size = write_index(self._repo.store, loaded.index.packs.values(), old)
+            loaded.objects, size = write_index(self._store, loaded.index.packs.values(), old)
             loaded.superseded = [*old]
         else:
-            written, size = write_index(self._repo.store, packs, damaged)
+            written, size = write_index(self._store, packs, damaged)
             loaded.objects += written
         self.bytes_added += size
 
@@ -73,6 +73,7 @@ def commit(repo: Repository, lock: BackupLock, name: str, data: bytes, condemned
     """
     if not lock.held(lately=True):
         raise _overtaken(_TAKEN)
+    put_parity(repo.store, repo.config, hashlib.sha256(data).digest(), data)
     try:
         repo.store.put(name, data)
         seen = condemned

@@ -36,7 +36,7 @@ from drkit.repo import Repository, SnapshotRef, opening
 from drkit.repo.index import LoadedIndex, load_index, stored_packs, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.names import pack_name, put_hashed
-from drkit.repo.parity import check_parity, mend_parity, put_parity
+from drkit.repo.parity import check_parity, put_parity
 from drkit.repo.reach import missing_blobs
 from drkit.seal import beside
 from drkit.seal.keys import delete_slot, read_slots, slot_id_of, slot_names, superseded
@@ -256,8 +256,6 @@ class _Job:
     def _write_index(self, loaded: LoadedIndex) -> None:
         """Give what was copied, and what an earlier copy left without it, a place in the target's index."""
         fresh = [*self.packs, *(loaded.index.packs[pack_id] for pack_id in loaded.unindexed)]
-        for pack_id in loaded.unindexed:  # a copy that was killed may have left one without
-            mend_parity(self._target, self._source.config, pack_id)
         if loaded.stale or len(loaded.objects) >= INDEX_LIVE:
             every = {**loaded.index.packs, **{pack.id: pack for pack in self.packs}}
             write_index(self._target, every.values(), (*loaded.objects, *loaded.damaged, *loaded.superseded))
@@ -279,6 +277,7 @@ class _Job:
                 return False  # forgotten since
             except (IntegrityError, StoreCorrupt) as error:
                 return Finding("snapshot-left-out", ref.name, str(error), _HEAL)
+            put_parity(self._target, self._source.config, bytes.fromhex(ref.id), data)
             put_hashed(self._target, ref.name, data)
             if self._target.get(ref.name) != data:
                 raise StoreCorrupt(f"{self._target.url} does not give {ref.name} back as it was put")
@@ -364,11 +363,11 @@ def _copy_pack(source: Repository, target: Store, pack_id: PackId) -> Finding | 
         return Finding("pack-damaged", name, str(error), _HEAL)
     if hashlib.sha256(data).digest() != pack_id:
         return Finding("pack-damaged", name, "its bytes do not hash to its name", _HEAL)
+    put_parity(target, source.config, pack_id, data)
     put_hashed(target, name, data)
     for again in (True, False):
         with contextlib.suppress(StoreCorrupt):
             if hashlib.sha256(target.get(name)).digest() == pack_id:
-                put_parity(target, source.config, pack_id, data)
                 return None
         if again:
             target.put(name, data, overwrite=True)

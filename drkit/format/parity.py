@@ -1,4 +1,4 @@
-"""Parity of packs: what brings back damaged stretches of a pack without a copy of it (docs/format.md, section 14).
+"""Parity: what brings back damaged stretches of a pack or snapshot without a copy of it (docs/format.md, section 14).
 
 The code is Reed-Solomon over bytes: with K shards of data and M of parity, any K of the K+M give back all of them. It
 works on each column of bytes for itself, so that in each piece of the shards another M of them may be damaged.
@@ -16,7 +16,6 @@ from msgspec import Struct
 from drkit.errors import FormatError, UsageError
 from drkit.format.limits import FORMAT_MAJOR, FORMAT_MINOR, PACK_MAX, PARITY_PIECE, SHARDS_MAX
 from drkit.format.settings import ParitySettings
-from drkit.model import PackId
 
 _MAGIC = b"DRKQ"
 _FIXED = struct.Struct("<4sHHHHIII32s")
@@ -25,12 +24,12 @@ _CHECKSUM = 32
 
 
 class Header(Struct, frozen=True):
-    """What a parity object says of its pack: id, size, `data` and `parity` shards of `length` bytes, their hashes.
+    """What a parity object says: id and size of what it is for, `data` and `parity` shards of `length` bytes, hashes.
 
     Shards are hashed in pieces of `piece` bytes; `hashes` has 16 bytes for each, shard by shard.
     """
 
-    pack: PackId
+    id: bytes
     size: int
     data: int
     parity: int
@@ -44,7 +43,7 @@ class Header(Struct, frozen=True):
         return -(-self.length // self.piece)
 
     def pieces(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (shard, column, start, end) of each piece of the data, as it lies in the pack."""
+        """Yield (shard, column, start, end) of each piece of the data, as it lies in the object."""
         for shard in range(self.data):
             first, last = shard * self.length, min((shard + 1) * self.length, self.size)
             for column in range(self.columns):
@@ -78,16 +77,16 @@ def library() -> ModuleType:
     return module
 
 
-def encode(pack_id: PackId, pack: bytes | bytearray, shards: ParitySettings, piece: int) -> bytes:
-    """Return the parity object of a pack.
+def encode(object_id: bytes, content: bytes | bytearray, shards: ParitySettings, piece: int) -> bytes:
+    """Return the parity object of a pack or snapshot, which is named by its SHA-256.
 
-    A shard is a multiple of `piece` bytes, or the whole pack: what the store loses at once should be one of them.
+    A shard is a multiple of `piece` bytes, or all there is: what the store loses at once should be one of them.
     """
-    size = len(pack)
+    size = len(content)
     length = min(size, -(-size // (shards.data * piece)) * piece)
     data = -(-size // length)
-    header = Header(pack_id, size, data, shards.parity, length, piece, b"")
-    view = memoryview(pack)
+    header = Header(object_id, size, data, shards.parity, length, piece, b"")
+    view = memoryview(content)
     blocks: list[bytes | memoryview] = [view[at : at + length] for at in range(0, size, length)]
     blocks[-1] = bytes(blocks[-1]).ljust(length, b"\0")
     total = data + shards.parity
@@ -116,15 +115,15 @@ def decode(data: bytes) -> tuple[Header, memoryview]:
     raise FormatError("both of its headers are damaged")
 
 
-def is_whole(pack_id: PackId, data: bytes) -> bool:
-    """Whether a parity object is that of this pack, and undamaged."""
+def is_whole(object_id: bytes, data: bytes) -> bool:
+    """Whether a parity object is that of this id, and undamaged."""
     try:
         header, spare = decode(data)
     except FormatError:
         return False
     head = _encode_header(header, header.hashes)
     return (
-        header.pack == pack_id
+        header.id == object_id
         and len(data) == 2 * len(head) + header.parity * header.length
         and data.startswith(head)
         and data.endswith(head)
@@ -132,15 +131,15 @@ def is_whole(pack_id: PackId, data: bytes) -> bool:
     )
 
 
-def heal(pack_id: PackId, pack: bytes, data: bytes) -> bytes | None:
-    """Return the pack as it was, from what is left of it in its places and of its parity object; None if too little is.
+def heal(object_id: bytes, content: bytes, data: bytes) -> bytes | None:
+    """Return an object as it was, from what is left of it in its places and of its parity; None if that is too little.
 
     What is returned hashes to the id. FormatError if the parity object is beyond use.
     """
     header, spare = decode(data)
-    if header.pack != pack_id:
-        raise FormatError("it is the parity of another pack")
-    healed = bytearray(pack[: header.size].ljust(header.size, b"\0"))
+    if header.id != object_id:
+        raise FormatError("it is the parity of something else")
+    healed = bytearray(content[: header.size].ljust(header.size, b"\0"))
     view = memoryview(healed)
     good: dict[int, dict[int, memoryview]] = {column: {} for column in range(header.columns)}
     bad: dict[int, list[tuple[int, int, int]]] = {}
@@ -162,7 +161,7 @@ def heal(pack_id: PackId, pack: bytes, data: bytes) -> bytes | None:
         for shard, start, end in missing:
             view[start:end] = whole[shard][: end - start]
     result = bytes(healed)
-    return result if hashlib.sha256(result).digest() == pack_id else None
+    return result if hashlib.sha256(result).digest() == object_id else None
 
 
 def _encode_header(header: Header, hashes: bytes) -> bytes:
@@ -175,7 +174,7 @@ def _encode_header(header: Header, hashes: bytes) -> bytes:
         header.length,
         header.piece,
         header.size,
-        header.pack,
+        header.id,
     )
     return fixed + hashes + hashlib.sha256(fixed + hashes).digest()
 
@@ -184,17 +183,17 @@ def _decode_header(data: bytes, at: int) -> Header | None:
     """Return the header that begins there, if it is whole."""
     if len(data) < at + _FIXED.size:
         return None
-    magic, major, _, shards, parity, length, piece, size, pack = _FIXED.unpack_from(data, at)
+    magic, major, _, shards, parity, length, piece, size, object_id = _FIXED.unpack_from(data, at)
     if magic != _MAGIC or major != FORMAT_MAJOR or not (shards and parity and shards + parity <= SHARDS_MAX):
         return None
     if not (piece >= PARITY_PIECE and 0 < size <= PACK_MAX and (shards - 1) * length < size <= shards * length):
         return None
-    header = Header(PackId(pack), size, shards, parity, length, piece, b"")
+    header = Header(object_id, size, shards, parity, length, piece, b"")
     end = at + _header_size(header)
     body, checksum = data[at : end - _CHECKSUM], data[end - _CHECKSUM : end]
     if hashlib.sha256(body).digest() != checksum:
         return None
-    return Header(PackId(pack), size, shards, parity, length, piece, body[_FIXED.size :])
+    return Header(object_id, size, shards, parity, length, piece, body[_FIXED.size :])
 
 
 def _header_size(header: Header) -> int:

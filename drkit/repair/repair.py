@@ -39,7 +39,7 @@ from drkit.repo.index import Index, load_index, named_packs, stored_packs, write
 from drkit.repo.lock import BackupLock
 from drkit.repo.names import index_name, pack_name
 from drkit.repo.packer import Packer
-from drkit.repo.parity import check_parity, heal_pack, make_parity, parity_name, parity_problem
+from drkit.repo.parity import check_parity, heal, make_parity, parity_name, parity_problem
 from drkit.seal import KeySource, beside, unlock
 from drkit.seal.keys import read_slots, slot_names
 from drkit.store.base import Store
@@ -183,7 +183,7 @@ class _Job:
                 else:
                     self._bad[pack_id] = problem
                 if pack is not None and parity:
-                    self._heal_parity(pack_id, parity)
+                    self._heal_parity(pack_id, pack_name(pack_id), parity)
 
     def _look(self, pack_id: PackId) -> tuple[IndexedPack | None, str, str]:
         """Return a pack, if it is whole, and what is wrong with it and with its parity."""
@@ -202,16 +202,15 @@ class _Job:
         """Yield what may be the pack: what its parity gives back, copies, and what their parity gives back."""
         parity = self.config.parity is not None
         if parity:
-            yield parity_name(pack_id), heal_pack(self._store, pack_id)
+            yield parity_name(pack_id), heal(self._store, pack_name(pack_id), pack_id)
         for donor in self._donors:
             yield donor.store.url, _read_pack(donor.store, pack_id)[0]
         for donor in self._donors if parity else ():
-            yield f"the parity in {donor.store.url}", heal_pack(donor.store, pack_id)
+            yield f"the parity in {donor.store.url}", heal(donor.store, pack_name(pack_id), pack_id)
 
-    def _heal_parity(self, pack_id: PackId, problem: str) -> None:
-        pack = b"" if self._dry_run else self._store.get(pack_name(pack_id))
-        made = b"" if self._dry_run else make_parity(self.config, pack_id, pack)
-        self._heal(parity_name(pack_id), problem, made, "its pack")
+    def _heal_parity(self, object_id: bytes, name: str, problem: str) -> None:
+        made = b"" if self._dry_run else make_parity(self.config, object_id, self._store.get(name))
+        self._heal(parity_name(object_id), problem, made, name)
 
     def rescue(self) -> None:
         """Store anew what snapshots need and no whole pack holds: it may be in damaged ones, or in a copy's others."""
@@ -282,14 +281,22 @@ class _Job:
 
     def snapshots(self) -> None:
         """Heal snapshots, last: what they need is there by now, as far as anybody has it."""
-        names = {ref.name for repo in self._repos() for ref in repo.snapshots()}
-        for name in sorted(names):
-            if (problem := _snapshot_problem(self._store, name)) is None:
-                continue
-            for donor in self._donors:
-                if _snapshot_problem(donor.store, name) is None:
-                    self._heal(name, problem, donor.store.get(name), donor.store.url)
-                    break
+        refs = {ref.name: bytes.fromhex(ref.id) for repo in self._repos() for ref in repo.snapshots()}
+        for name, object_id in sorted(refs.items()):
+            problem = _snapshot_problem(self._store, name)
+            parity = parity_problem(self._store, object_id) if self.config.parity else ""
+            if (problem is None or self._heal_snapshot(name, object_id, problem)) and parity:
+                self._heal_parity(object_id, name, parity)
+
+    def _heal_snapshot(self, name: str, object_id: bytes, problem: str) -> bool:
+        if self.config.parity is not None and (data := heal(self._store, name, object_id)):
+            self._heal(name, problem, data, parity_name(object_id))
+            return True
+        for donor in self._donors:
+            if _snapshot_problem(donor.store, name) is None:
+                self._heal(name, problem, donor.store.get(name), donor.store.url)
+                return True
+        return False
 
     def losses(self) -> list[Finding]:
         """Return what is still lost; of a dry run, what is without the copies, unless they have every pack."""

@@ -168,8 +168,8 @@ class _Pool:
 class Packer:
     """Stores new blobs. A context manager: leaving it stops the workers, whatever happened.
 
-    `index` loads what is stored; it learns of each new pack once that, and its parity, is durable. No pack gets the id
-    of one of the `condemned`, of which the index must not know.
+    `index` loads what is stored; it learns of each new pack once that is durable. No pack gets the id of one of the
+    `condemned`, of which the index must not know.
     """
 
     def __init__(
@@ -326,8 +326,8 @@ class Packer:
             buffer[size:] = frame + encode_tail(table)
             pack_id = PackId(hashlib.sha256(buffer).digest())
         if not self._dry_run:
-            put_hashed(self._store, pack_name(pack_id), buffer)
             put_parity(self._store, self._settings, pack_id, buffer)
+            put_hashed(self._store, pack_name(pack_id), buffer)
         self.bytes_added += len(buffer)
         return IndexedPack(pack_id, len(buffer), shorten(table))
 

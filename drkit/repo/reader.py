@@ -13,7 +13,7 @@ from drkit.model import Entry, PackId, Place
 from drkit.repo.index import Index
 from drkit.repo.names import pack_name
 from drkit.repo.newest import Known
-from drkit.repo.parity import heal_pack
+from drkit.repo.parity import heal
 from drkit.store.base import Store
 from drkit.store.cache import CachedStore
 from drkit.store.salvage import read_before_damage
@@ -157,7 +157,7 @@ class FrameReader:
         if pack in self._healed or pack in self._hopeless:
             return False
         self._hopeless.add(pack)
-        if not (data := heal_pack(self._store, pack)):
+        if not (data := heal(self._store, pack_name(pack), pack)):
             return False
         self._hopeless.remove(pack)
         self._healed[pack] = data

@@ -10,12 +10,7 @@ from functools import partial
 from msgspec import Struct, field
 
 from drkit.clock import utc_now
-from drkit.errors import (
-    FormatError,
-    IntegrityError,
-    StoreCorrupt,
-    UsageError,
-)
+from drkit.errors import FormatError, IntegrityError, StoreCorrupt, UsageError
 from drkit.format import manifest, nodes, snapshot
 from drkit.format.limits import FORMAT_MINOR, LEVELS
 from drkit.format.settings import CompressionSettings, NewerFormat, ParitySettings, Settings
@@ -35,6 +30,7 @@ from drkit.repo import opening
 from drkit.repo.descent import Node, overlapping
 from drkit.repo.index import Index, LoadedIndex, load_index
 from drkit.repo.newest import Known, read_newest
+from drkit.repo.parity import heal_snapshot, healable
 from drkit.repo.reader import CACHED, NODES_CACHED, BlobLost, BlobReader
 from drkit.repo.roots import read_roots
 from drkit.seal import KeySource, Secret, unlock
@@ -178,6 +174,10 @@ class Repository:
         except NewerFormat:
             raise
         except (FormatError, StoreCorrupt) as error:
+            if data := heal_snapshot(self.store, self.config, ref.name, ref.id):
+                finding = healable(ref.name, error)
+                self.findings += () if finding in self.findings else (finding,)
+                return snapshot.decode(ref.name, data)
             raise IntegrityError(str(error), hint=_VERIFY_ALL) from error
 
     def latest(self) -> SnapshotRef | None:

@@ -357,15 +357,17 @@ class _Job:
                 self._remove(info.name)
 
     def _drop_parity(self) -> None:
-        """Remove the parity of packs that are gone, as a prune that was killed leaves it: packs are put first."""
+        """Remove the parity of what is gone, or never came, but not that of what a backup at work is going to store."""
         if self._repo.config.parity is None:
             return
-        found = [(info.name, pack) for info in self._store.list("parity/") if (pack := parity_id_of(info.name))]
-        stored = stored_packs(self._store)
-        for name, pack_id in found:
-            if pack_id not in stored:
+        found = list(self._store.list("parity/"))
+        oldest = min((lock.stamp for lock in self._backups()), default=float("inf"))
+        there = {*stored_packs(self._store), *(bytes.fromhex(parse_name(name)[1]) for name in self._snapshots())}
+        for info in found:
+            object_id = parity_id_of(info.name)
+            if object_id and object_id not in there and info.modified < oldest:
                 self._tick()
-                self._remove(name)
+                self._remove(info.name)
 
     def _tick(self) -> None:
         if self._lock is not None:

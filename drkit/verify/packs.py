@@ -61,9 +61,15 @@ def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: bytes, *, 
         findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", _EXCHANGE))
     if level >= Level.CONTENT:
         findings += _verify_frames(name, data, b"" if findings else indexed)
-        if parity and (problem := parity_problem(store, pack_id)):
-            findings.append(Finding("parity-damaged", parity_name(pack_id), f"the parity is {problem}", _NO_PARITY))
+        findings += verify_parity(store, pack_id) if parity else ()
     return PackResult(len(data), findings)
+
+
+def verify_parity(store: Store, object_id: bytes) -> list[Finding]:
+    """Return a finding if the parity of a pack or snapshot is damaged or missing."""
+    if not (problem := parity_problem(store, object_id)):
+        return []
+    return [Finding("parity-damaged", parity_name(object_id), f"the parity is {problem}", _NO_PARITY)]
 
 
 def _verify_frames(name: str, data: bytes, indexed: bytes) -> list[Finding]:

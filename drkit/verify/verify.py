@@ -19,7 +19,7 @@ from drkit.progress import Progress
 from drkit.repo import BlobLost, Repository, SnapshotRef
 from drkit.repo.names import pack_id_of
 from drkit.store import LocalStore
-from drkit.verify.packs import PackResult, table_digest, verify_pack
+from drkit.verify.packs import PackResult, table_digest, verify_pack, verify_parity
 from drkit.verify.trees import ELSEWHERE, TreeVerifier
 
 if TYPE_CHECKING:
@@ -155,6 +155,9 @@ class _Job:
                 self.report(Finding("snapshot-damaged", ref.name, str(error), ELSEWHERE))
                 continue
             loaded.append((ref, snap))
+            if self._parity and self._level >= Level.CONTENT:
+                for finding in verify_parity(self._repo.store, bytes.fromhex(ref.id)):
+                    self.report(finding)
             if snap.repository_id != own:
                 message = f"it was made in the repository {snap.repository_id}, this one is {own}"
                 self.report(Finding("snapshot-foreign", ref.name, message, _FOREIGN))
