@@ -218,6 +218,22 @@ def test_a_store_that_cannot_even_be_opened_is_one_that_fails(home: Home) -> Non
     assert [store["lag"] for store in home.ok("status", "--json").json["stores"]] == [0, 0, 0, 1]
 
 
+def test_a_store_that_had_copies_and_is_empty_is_not_filled_unasked(home: Home) -> None:
+    """A disk that is not mounted leaves an empty directory, on another disk."""
+    home.copies()
+    shutil.rmtree(home.home / "usb")
+    (home.home / "usb").mkdir()
+    run = home.backup()
+    assert run.code == 3
+    assert "no repository" in run.json["copies"][0]["error"]
+    assert "mount" in run.err
+    assert home("copy", "--all").code == 3
+    assert os.listdir(home.home / "usb") == []
+    home.ok("copy", "--to", "usb")
+    assert all(copy["ok"] for copy in home.copies().values())
+    assert_equal(home, "usb")
+
+
 def test_as_many_as_required_are_enough(home: Home) -> None:
     home.configure(f"{STORES}[copies]\nrequire = 1\n")
     home.broken("usb")

@@ -88,12 +88,17 @@ def _others(session: Session, store: Store) -> dict[str, str]:
 def every(
     session: Session, repository: Repository, stores: Mapping[str, str], *, level: Level, dry_run: bool = False
 ) -> list[Done]:
-    """Bring the stores up to date, one after another; one that fails does not stop the others."""
+    """Bring the stores up to date, one after another; one that fails does not stop the others.
+
+    One that is known to have had a copy must have one: the directory of a disk that is not mounted is empty, too.
+    """
+    known = recording.standings(session, repository, list(stores.values()))
     done = []
-    for name, url in stores.items():
+    for (name, url), before in zip(stores.items(), known, strict=True):
         began = monotonic()
+        create = before is None or before.snapshot is None
         try:
-            done.append(_bring_up(session, repository, name, level, dry_run=dry_run))
+            done.append(_bring_up(session, repository, name, level, create=create, dry_run=dry_run))
         except DrkitError as error:
             failed = StoreCopy(name, url, ok=False, error=str(error), duration_s=round(monotonic() - began, 3))
             done.append(Done(failed, hint=error.hint))
@@ -102,10 +107,12 @@ def every(
 
 def only(session: Session, repository: Repository, named: str, *, level: Level, dry_run: bool = False) -> list[Done]:
     """Bring one store up to date, by its name or URL. What goes wrong is raised."""
-    return _with_lags(session, repository, [_bring_up(session, repository, named, level, dry_run=dry_run)])
+    return _with_lags(session, repository, [_bring_up(session, repository, named, level, create=True, dry_run=dry_run)])
 
 
-def _bring_up(session: Session, repository: Repository, named: str, level: Level, *, dry_run: bool) -> Done:
+def _bring_up(
+    session: Session, repository: Repository, named: str, level: Level, *, create: bool, dry_run: bool
+) -> Done:
     """Copy, verify at the store what was copied, and record both."""
     from drkit.cli.commands import verify as prove
     from drkit.clock import utc_now
@@ -115,7 +122,7 @@ def _bring_up(session: Session, repository: Repository, named: str, level: Level
     began = monotonic()
     target = session.store(named)
     with session.progress() as progress:
-        report = copy(repository, target, dry_run=dry_run, progress=progress, now=utc_now)
+        report = copy(repository, target, create=create, dry_run=dry_run, progress=progress, now=utc_now)
     proof = None
     if not dry_run:
         recording.copied(session, report)

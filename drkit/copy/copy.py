@@ -54,6 +54,11 @@ _REVOKE = "delete it there with the store's own tools: who has its secret can st
 _HEAL = "heal it with 'drkit repair --from URL', then run the copy again"
 
 
+_EMPTY = (
+    "mount what belongs there, or check the URL; if it is lost for good, fill a new place with 'drkit copy --to STORE'"
+)
+
+
 class CopyReport(Struct, frozen=True):
     """What was copied, or is to be (`dry_run`). Lists hold ids; `bytes` are those of packs.
 
@@ -76,18 +81,27 @@ class CopyReport(Struct, frozen=True):
 
 
 def copy(
-    source: Repository, target: Store, *, dry_run: bool = False, progress: Progress, now: Callable[[], datetime]
+    source: Repository,
+    target: Store,
+    *,
+    create: bool = True,
+    dry_run: bool = False,
+    progress: Progress,
+    now: Callable[[], datetime],
 ) -> CopyReport:
-    """Bring `target` up to date; an empty store becomes a repository with the same id.
+    """Bring `target` up to date; an empty store becomes a repository with the same id if it may be created.
 
     Each pack is hashed before it goes, and once more as the target gives it back. What is damaged or missing here
     becomes findings, and so do snapshots that need it. UsageError if the target holds another repository, or is the
-    same store; LockedError if a prune works there; StoreError if it fails, or a prune takes away what was copied.
+    same store; RepositoryNotFound if it is empty and must not be; LockedError if a prune works there; StoreError if it
+    fails, or a prune takes away what was copied.
     """
     began = monotonic()
     check_parity(source.config)
     target = beside(source.store, target)
     created, mend = _check_target(source, target)
+    if created and not create:
+        raise RepositoryNotFound(f"there is no repository in {target.url} any more", hint=_EMPTY)
     job = _Job(source, target, created, progress)
     job.plan()
     if not dry_run:
