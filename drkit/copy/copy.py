@@ -15,8 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from time import monotonic
 
-from msgspec import Struct
-
+from drkit.copy.report import CopyReport
 from drkit.errors import (
     IntegrityError,
     LockedError,
@@ -36,7 +35,7 @@ from drkit.repo import Repository, SnapshotRef, opening
 from drkit.repo.index import LoadedIndex, load_index, stored_packs, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.names import pack_name, put_hashed
-from drkit.repo.parity import check_parity, put_parity
+from drkit.repo.parity import check_parity, get_whole, put_parity
 from drkit.repo.reach import missing_blobs
 from drkit.seal import beside
 from drkit.seal.keys import delete_slot, read_slots, slot_id_of, slot_names, superseded
@@ -57,27 +56,6 @@ _HEAL = "heal it with 'drkit repair --from URL', then run the copy again"
 _EMPTY = (
     "mount what belongs there, or check the URL; if it is lost for good, fill a new place with 'drkit copy --to STORE'"
 )
-
-
-class CopyReport(Struct, frozen=True):
-    """What was copied, or is to be (`dry_run`). Lists hold ids; `bytes` are those of packs.
-
-    `present` packs were there already; `left_out` are snapshots that lack something here, and so did not go.
-    """
-
-    source: str
-    target: str
-    repository: str
-    created: bool
-    dry_run: bool
-    snapshots: tuple[str, ...]
-    packs: tuple[str, ...]
-    bytes: int
-    present: int
-    others: int
-    left_out: tuple[str, ...]
-    findings: tuple[Finding, ...]
-    duration_s: float
 
 
 def copy(
@@ -283,7 +261,7 @@ class _Job:
 
         def one(ref: SnapshotRef) -> Finding | bool:
             try:
-                data = self._source.store.get(ref.name)
+                data = get_whole(self._source.store, self._source.config, ref.name, bytes.fromhex(ref.id))
                 snap = snapshot_format.decode(ref.name, data)
                 if lacks(snap):
                     raise IntegrityError("packs that it needs are damaged or missing here")
@@ -370,13 +348,11 @@ def _copy_pack(source: Repository, target: Store, pack_id: PackId) -> Finding | 
     """Copy a pack and read it back; return what is wrong with it. Its parity is made anew from what was hashed."""
     name = pack_name(pack_id)
     try:
-        data = source.store.get(name)
+        data = get_whole(source.store, source.config, name, pack_id)
     except ObjectNotFound:
         return Finding("pack-missing", name, "the pack is missing", _HEAL)
     except StoreCorrupt as error:
         return Finding("pack-damaged", name, str(error), _HEAL)
-    if hashlib.sha256(data).digest() != pack_id:
-        return Finding("pack-damaged", name, "its bytes do not hash to its name", _HEAL)
     put_parity(target, source.config, pack_id, data)
     put_hashed(target, name, data)
     for again in (True, False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drkit.copy.copy import CopyReport
+from drkit.copy.report import CopyReport
 from drkit.inventory import Inventory
 from drkit.libsql import Value
 
