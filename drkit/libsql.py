@@ -144,7 +144,7 @@ class File:
 
     def translate(self, text: str) -> DrkitError:
         """Return the error that the vendor's text means."""
-        lower = text.lower()
+        lower = text.replace(self._name, "").lower()
         name = f"{self.what} {self._name}"
         if "locked" in lower or "busy" in lower:
             return LockedError(f"another process holds the {name}")

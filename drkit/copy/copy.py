@@ -89,6 +89,7 @@ def copy(
             put_hashed(target, name, settings.encode(source.config))
         job.copy_keys()  # before anything that they seal
         with BackupLock(target, now) as lock:
+            lock.refuse_in(source.store)
             job.execute(lock)
     return CopyReport(
         source=source.store.url,

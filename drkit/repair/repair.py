@@ -81,7 +81,10 @@ def repair(
         if not dry_run:
             if next(store.list("locks/prune-"), None) is not None:
                 raise LockedError(f"a prune is working on {store.url}", hint="wait until it has ended")
-            job.hold(stack.enter_context(BackupLock(store, now)))
+            lock = stack.enter_context(BackupLock(store, now))
+            for donor in donors:
+                lock.refuse_in(donor.store)
+            job.hold(lock)
         job.packs()
         job.rescue()
         job.index()
@@ -138,9 +141,11 @@ class _Job:
         bad: list[Finding] = []
         try:
             self.config, bad = opening.read_settings(self._store)
-        except (RepositoryNotFound, IntegrityError):
+        except (RepositoryNotFound, IntegrityError) as error:
             if not self._donors:
                 raise
+            if isinstance(error, RepositoryNotFound):
+                opening.refuse_strangers(self._store, opening.OF_REPOSITORY)
             self.config = self._donors[0].config
             bad = [Finding("", name, "the settings are missing or damaged", "") for name in opening.SETTINGS_NAMES]
         for donor in self._donors:

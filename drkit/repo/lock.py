@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import msgspec
 
 from drkit import osutil
-from drkit.errors import FormatError, LockedError, ObjectNotFound, StoreError
+from drkit.errors import FormatError, LockedError, ObjectNotFound, StoreError, UsageError
 from drkit.format.manifest import is_id
 from drkit.model import PackId
 from drkit.store.base import ObjectInfo, Store
@@ -88,6 +88,15 @@ class StoreLock:
             return False
         self._confirmed = now
         return True
+
+    def refuse_in(self, other: Store) -> None:
+        """UsageError if another store has this lock, too: then it is the same one by another name, and no copy."""
+        with contextlib.suppress(ObjectNotFound):
+            other.stat(self.name)
+            raise UsageError(
+                f"{other.url} and {self._store.url} are the same store",
+                hint="name another place: what lies in one place only is no copy",
+            )
 
     def _begin(self) -> None:
         """Learn the stamp, and do what its kind of work begins with."""

@@ -17,6 +17,7 @@ from drkit.errors import (
     RepositoryNotFound,
     StoreCorrupt,
     StoreError,
+    StoreUnavailable,
     UsageError,
 )
 from drkit.format import settings
@@ -31,7 +32,8 @@ from drkit.store.parallel import soon
 SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
 
 # What an interrupted init leaves, and what the root of a new file system has.
-_OF_INIT = re.compile(rb"index|keys|locks|packs|snapshots|RECOVER\.md|recover\.py|drkit.*\.json|\.tmp-.*|lost\+found")
+OF_INIT = re.compile(rb"index|keys|locks|packs|snapshots|RECOVER\.md|recover\.py|drkit.*\.json|\.tmp-.*|lost\+found")
+OF_REPOSITORY = re.compile(OF_INIT.pattern + rb"|hints|inventory|parity|prunes|quarantine")
 
 _COPY = "run 'drkit repair', or copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
 _RECOVER = "get everything back with the repository's own recover.py, then start a new repository elsewhere"
@@ -95,9 +97,18 @@ def check_vacant(store: Store) -> None:
         raise UsageError(f"there is a repository in {store.url} already", hint="use it as it is, or name another place")
     if _has_content(store):
         raise UsageError(f"there is a repository without its settings in {store.url}", hint=_RECOVER)
-    if strangers := _strangers(store):
+    refuse_strangers(store)
+
+
+def refuse_strangers(store: Store, mine: re.Pattern[bytes] = OF_INIT) -> None:
+    """Raise UsageError if a directory holds what does not match `mine`: somebody's files."""
+    names: list[bytes] = []
+    if store.directory is not None:
+        with suppress(OSError):  # none yet; what else is wrong with it shows when it is prepared
+            names = sorted(name for name in os.listdir(store.directory) if not mine.fullmatch(name))
+    if names:
         raise UsageError(
-            f"{store.url} holds other files, among them {os.fsdecode(strangers[0])}",
+            f"{store.url} holds other files, among them {os.fsdecode(names[0])}",
             hint="name an empty or new directory: a repository has one of its own",
         )
 
@@ -133,17 +144,12 @@ def read_settings(store: Store, *, both: bool = True) -> tuple[Settings, list[Fi
 
 
 def _has_content(store: Store) -> bool:
-    with suppress(StoreError):  # a directory that is missing holds nothing
+    try:
         return any(True for prefix in ("snapshots/", "packs/", "index/") for _ in store.list(prefix))
-    return False
-
-
-def _strangers(store: Store) -> list[bytes]:
-    """Return what a directory holds that no init has put there."""
-    if store.directory is not None:
-        with suppress(OSError):  # none yet; what else is wrong with it shows when it is prepared
-            return sorted(name for name in os.listdir(store.directory) if not _OF_INIT.fullmatch(name))
-    return []
+    except StoreUnavailable:
+        raise
+    except StoreError:  # a directory that is missing holds nothing
+        return False
 
 
 def no_latest(count: int, errors: list[IntegrityError]) -> UsageError | IntegrityError:

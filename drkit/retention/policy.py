@@ -46,6 +46,8 @@ class Policy(Struct, frozen=True):
         """Raise UsageError for a policy that cannot be meant."""
         if min(self.counts) < 0:
             raise UsageError("a number of snapshots to keep is negative", hint="0 is none of that kind")
+        if not all(self.tags):
+            raise UsageError("a tag to keep is empty", hint="leave it out, or name one: 'drkit snapshots' shows them")
 
 
 DEFAULT = Policy(last=3, hourly=48, daily=30, weekly=26, monthly=36, yearly=20, within_s=2 * DAY_S)

@@ -195,7 +195,8 @@ def _translated() -> Iterator[None]:
     except LockedError as error:
         raise StoreError(str(error), hint=error.hint) from error
     except IntegrityError as error:
-        raise StoreCorrupt(str(error), hint=error.hint) from error
+        kind = StoreError if "not a database" in str(error) else StoreCorrupt  # perhaps it never was one
+        raise kind(str(error), hint=error.hint) from error
     except DrkitError as error:
         raise StoreError(str(error), hint=error.hint) from error
 

@@ -145,6 +145,6 @@ def parse_size(text: str) -> int:
 
 
 def _number(text: str, whole: str) -> float:
-    if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text):
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text) or float(text) > 100:
         raise UsageError(f"{whole!r} is no share", hint="write a number from 0 to 100 and %, or a size")
     return float(text)

@@ -1,0 +1,94 @@
+"""What a user in a hurry, a full disk and a medium that cannot be written do to stores, copies and repairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drkit.copy import copy
+from drkit.errors import StoreError, StoreUnavailable, UsageError
+from drkit.progress import NullProgress
+from drkit.repair import repair
+from drkit.repo import Repository
+from drkit.store import LocalStore, MemoryStore, Store, open_store
+from tests.support.cli import Cli
+from tests.support.faults import FaultyStore
+from tests.support.pruning import utc_now
+from tests.support.repos import Bench, contents, names
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = Bench(tmp_path, LocalStore(str(tmp_path / "repo")))
+    made.plugin("plugins/a")
+    made.back_up()
+    return made
+
+
+def copied(bench: Bench, target: Store) -> None:
+    copy(bench.repo, target, progress=NullProgress(), now=utc_now)
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_store_by_another_name_is_no_copy(bench: Bench, tmp_path: Path) -> None:
+    """It would count as a second one, and be lost with the first."""
+    (tmp_path / "link").symlink_to(tmp_path / "repo")
+    link = LocalStore(str(tmp_path / "link"))
+    before = state(tmp_path / "repo")
+    with pytest.raises(UsageError, match="the same store"):
+        copied(bench, link)
+    with pytest.raises(UsageError, match="the same store"):
+        repair(link, [bench.store], progress=NullProgress(), now=utc_now)
+    assert state(tmp_path / "repo") == before
+
+
+def test_a_repair_makes_no_repository_among_somebodys_files(bench: Bench, tmp_path: Path) -> None:
+    """The source in the place of the repository: one word in the wrong place."""
+    before = state(bench.source)
+    with pytest.raises(UsageError, match="other files, among them plugins"):
+        repair(LocalStore(str(bench.source)), [bench.store], progress=NullProgress(), now=utc_now)
+    assert state(bench.source) == before
+    # What is left of a repository is none of that.
+    lost = tmp_path / "lost"
+    for folder in ("inventory", "prunes", "quarantine", "hints"):
+        (lost / folder).mkdir(parents=True)
+    assert repair(LocalStore(str(lost)), [bench.store], progress=NullProgress(), now=utc_now).ok
+    assert contents(Repository.open(LocalStore(str(lost)))) == bench.files()
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_an_empty_one(bench: Bench) -> None:
+    """Its settings are lost, and it falls silent: nothing is put in their place."""
+    target = MemoryStore("target")
+    copied(bench, target)
+    for name in ("drkit.json", "drkit-copy.json"):
+        target.delete(name)
+    before = list(target.list(""))
+    with FaultyStore(target) as faulty:
+        faulty.fail("list", error=StoreUnavailable("no answer"), times=None)
+        with pytest.raises(StoreUnavailable):
+            copied(bench, faulty)
+    assert list(target.list("")) == before
+
+
+def test_a_file_that_is_no_database_stays_what_it_is(bench: Bench, tmp_path: Path) -> None:
+    place = tmp_path / "letter.txt"
+    place.write_bytes(b"Dear Sir or Madam, " * 500)
+    with pytest.raises(StoreError, match="not a database"):
+        copied(bench, open_store(f"libsql-file:{place}"))
+    assert place.read_bytes() == b"Dear Sir or Madam, " * 500
+
+
+def test_rules_that_cannot_be_meant(bench: Bench, tmp_path: Path) -> None:
+    """`--keep-tag "$TAG"` with an empty variable keeps nothing; it must not remove all the rest."""
+    bench.back_up()
+    cli = Cli(tmp_path, DRKIT_REPO=str(tmp_path / "repo"))
+    snapshots = names(bench.store, "snapshots/")
+    assert cli("forget", "--keep-tag", "").code == UsageError.code
+    (tmp_path / "drkit.toml").write_text('[retention]\nkeep_tags = [""]\n')
+    assert cli("--config", "drkit.toml", "forget").code == UsageError.code
+    assert cli("prune", "--max-unused", "101%").code == UsageError.code
+    assert names(bench.store, "snapshots/") == snapshots
