@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 SCHEMES = ("s3", "gs", "az")
-_OWN_OPTIONS = frozenset({"endpoint", "region", "env", "timeout"})
+_OWN_OPTIONS = frozenset({"endpoint", "region", "env", "timeout", "checksum"})
 _OPTIONS = _OWN_OPTIONS | {"limit", "append-only", "read-only"}
 _TIMEOUT = timedelta(minutes=5)
 _CONNECT = timedelta(seconds=10)
@@ -101,6 +101,11 @@ def _client(parts: CloudUrl, env: Mapping[str, str]) -> tuple[Client, bool]:
         endpoint = _first(parts.options.get("endpoint"), config, env, "aws_endpoint_url_s3", "aws_endpoint_url")
         region = _first(parts.options.get("region"), config, env, "aws_region", "aws_default_region")
         config |= {"aws_region": region or "us-east-1"} | ({"aws_endpoint": endpoint} if endpoint else {})
+        # A bucket with an object lock takes no put without one; some other servers take none with one.
+        checksum = parts.options.get("checksum", "0" if endpoint else "1")
+        if checksum not in {"", "0", "1"}:
+            raise UsageError(f"checksum is 1 or 0, not {checksum!r}")
+        config |= {"aws_checksum_algorithm": "sha256"} if checksum != "0" else {}
     elif parts.scheme == "gs":
         make = obstore.store.GCSStore
         endpoint = _first(parts.options.get("endpoint"), config, env, "storage_emulator_host")

@@ -16,6 +16,9 @@ _CREDENTIALS = re.compile(
 )
 _CLOCK = re.compile(r"RequestTimeTooSkewed")
 _LATER = {408, 409, 425, 429}
+_NOT_DELETED = re.compile(r"DeleteObjects request failed for key .*\(code: (\w+)\)")
+"""How S3 refuses one delete, in an answer that is none of an error."""
+_PASSING = {"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
 _SAID = re.compile(r"<Code>(\w{1,100})</Code>")
 _QUERY = re.compile(r"\?\S+")
 
@@ -74,6 +77,8 @@ def _translate(error: Exception, action: str, name: str, url: str) -> StoreError
         return StoreError(f"there is no bucket at {url}", hint=_BUCKET)
     if _CLOCK.search(text):
         return StoreError(message, hint="set this machine's clock, for instance with 'timedatectl set-ntp true'")
+    if (refused := _NOT_DELETED.search(text)) and refused[1] not in _PASSING:
+        return StoreError(message, hint=_ALLOW)
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or status in {401, 403}:
         return StoreError(message, hint=_ALLOW)
     if status in {301, 307}:
