@@ -201,6 +201,52 @@ def test_what_parity_does_not_heal_comes_from_a_copy_or_its_parity(bench: Bench)
     assert_whole(bench, bench.store)
 
 
+def test_a_copy_of_a_damaged_store_is_whole(bench: Bench) -> None:
+    """So that what lies on a dying disk, or a medium that cannot be written, comes to another place."""
+    for name in (*names(bench.store, "packs/"), *names(bench.store, "snapshots/")):
+        change(bench.store, name, 30)
+    second = MemoryStore("second")
+    report = copy(bench.repo, second, progress=NullProgress(), now=lambda: bench.now)
+    assert (report.findings, report.left_out) == ((), ())
+    assert_whole(bench, second)
+    pack = max(pack_ids(bench.store), key=lambda pack: bench.store.stat(pack_name(pack)).size)
+    change(bench.store, pack_name(pack), *range(0, PACK, 1000))
+    third = MemoryStore("third")
+    report = copy(bench.repo, third, progress=NullProgress(), now=lambda: bench.now)
+    assert {one.object for one in report.findings} >= {pack_name(pack)}
+    assert report.left_out
+
+
+def test_a_repair_that_breaks_off_anywhere_goes_on(bench: Bench) -> None:
+    pristine = {info.name: bench.store.get(info.name) for info in bench.store.list("")}
+    packs = names(bench.store, "packs/")
+    spares = [parity_name(pack) for pack in pack_ids(bench.store)]
+
+    def damaged() -> MemoryStore:
+        store = MemoryStore("first")
+        for name, data in pristine.items():
+            if name != spares[3]:
+                store.put(name, data)
+        for name in (packs[0], packs[1], spares[2], names(store, "snapshots/")[0]):
+            change(store, name, 100)
+        return store
+
+    with FaultyStore(damaged()) as counted:
+        assert repaired(bench, store=counted).ok
+    writes = counted.calls["put"] + counted.calls["delete"]
+    assert writes > 8
+    for number in range(writes - 1):
+        store = damaged()
+        with FaultyStore(store) as faulty:
+            faulty.fail(("put", "delete"), after=number, times=None, error=NoSpace("full"))
+            with pytest.raises(NoSpace):
+                repaired(bench, store=faulty)
+        for name in names(store, "locks/"):
+            store.delete(name)
+        assert repaired(bench, store=store).ok
+        assert_whole(bench, store)
+
+
 def test_what_nothing_gives_back_is_named_and_no_parity_stays_behind(bench: Bench) -> None:
     pack = pack_ids(bench.store)[0]
     change(bench.store, pack_name(pack), *range(0, PACK, 1000))
@@ -355,8 +401,10 @@ def test_a_backup_that_was_killed_leaves_nothing_without_parity(
 
 
 def test_a_copy_that_was_killed_leaves_no_pack_without_parity(bench: Bench) -> None:
-    puts = len(list(bench.store.list("")))
-    for number in range(0, puts, 3):
+    with FaultyStore(MemoryStore("whole")) as counted:
+        copy(bench.repo, counted, progress=NullProgress(), now=lambda: bench.now)
+    assert counted.calls["put"] > 15
+    for number in range(0, counted.calls["put"] - 2, 3):
         target = MemoryStore(f"target{number}")
         faulty = FaultyStore(target)
         faulty.fail("put", after=number, times=None, error=NoSpace("full"))

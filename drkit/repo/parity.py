@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from contextlib import suppress
 
@@ -76,11 +77,28 @@ def heal(store: Store, name: str, object_id: bytes) -> bytes:
         return b""
 
 
-def heal_snapshot(store: Store, config: Settings, name: str, snapshot_id: str) -> bytes:
-    """Return a damaged snapshot as it was; no bytes if the repository cannot give that back here."""
+def get_whole(store: Store, config: Settings, name: str, object_id: bytes) -> bytes:
+    """Return a pack or snapshot whose bytes are right, from its parity if they are damaged; StoreCorrupt if that fails.
+
+    ObjectNotFound if it is missing.
+    """
+    try:
+        content = store.get(name)
+        if hashlib.sha256(content).digest() == object_id:
+            return content
+        problem = "its bytes do not hash to its name"
+    except StoreCorrupt as error:
+        problem = str(error)
+    if data := heal_if(config, store, name, object_id):
+        return data
+    raise StoreCorrupt(problem)
+
+
+def heal_if(config: Settings, store: Store, name: str, object_id: bytes) -> bytes:
+    """Return a damaged object as it was; no bytes if the repository has no parity, or this machine not the package."""
     with suppress(UsageError):
         if config.parity is not None:
-            return heal(store, name, bytes.fromhex(snapshot_id))
+            return heal(store, name, object_id)
     return b""
 
 

@@ -30,7 +30,7 @@ from drkit.repo import opening
 from drkit.repo.descent import Node, overlapping
 from drkit.repo.index import Index, LoadedIndex, load_index
 from drkit.repo.newest import Known, read_newest
-from drkit.repo.parity import heal_snapshot, healable
+from drkit.repo.parity import heal_if, healable
 from drkit.repo.reader import CACHED, NODES_CACHED, BlobLost, BlobReader
 from drkit.repo.roots import read_roots
 from drkit.seal import KeySource, Secret, unlock
@@ -174,7 +174,7 @@ class Repository:
         except NewerFormat:
             raise
         except (FormatError, StoreCorrupt) as error:
-            if data := heal_snapshot(self.store, self.config, ref.name, ref.id):
+            if data := heal_if(self.config, self.store, ref.name, bytes.fromhex(ref.id)):
                 finding = healable(ref.name, error)
                 self.findings += () if finding in self.findings else (finding,)
                 return snapshot.decode(ref.name, data)
