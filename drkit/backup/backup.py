@@ -34,12 +34,14 @@ from drkit.repo.index import LoadedIndex, load_index, stored_packs
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.packer import Packer
 from drkit.repo.treewriter import NodeQueue, TreeWriter
+from drkit.source.ahead import AheadWalker
 from drkit.source.globs import Globs
-from drkit.source.walk import Walker
 
 _SLACK_NS = 2_000_000_000
 """A file written this shortly before the scan may be written again and look the same: FAT keeps two seconds."""
 _CHECKPOINT = timedelta(minutes=5)
+MANY = 2000
+"""Files of a tree for which a second process is started; fewer are read in the time that takes."""
 _PARENTS = 200
 """How many snapshots are looked at, newest first, for one of the same source."""
 
@@ -156,7 +158,8 @@ class _Job:
                     progress=self._progress,
                     tick=tick,
                 )
-                scan.run(self._walker())
+                with self._walker(previous) as walker:
+                    scan.run(walker)
                 roots = self._same_roots(scan, previous, parent) or self._write_trees(scan, queue, tree, packer)
                 if lock is not None and self._loaded is not None:
                     self._index_writer.write(packer)
@@ -272,13 +275,16 @@ class _Job:
         manifest, plugin_table = (each.root(level, children) for each, level, children in tops)
         return manifest, plugin_table
 
-    def _walker(self) -> Walker:
-        return Walker(
+    def _walker(self, previous: Previous) -> AheadWalker:
+        return AheadWalker(
             self._source,
             excludes=Globs(self._options.excludes),
             rules=self._options.rules,
             problem=self._problem,
             repository=self._location,
+            limit=self._repo.config.chunker.threshold,
+            in_use=self._databases.open_here,
+            many=MANY if previous.summary is None else None,  # else hardly anything will be read
         )
 
     def _problem(self, path: bytes, error: OSError) -> None:
