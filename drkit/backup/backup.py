@@ -40,8 +40,6 @@ from drkit.source.globs import Globs
 _SLACK_NS = 2_000_000_000
 """A file written this shortly before the scan may be written again and look the same: FAT keeps two seconds."""
 _CHECKPOINT = timedelta(minutes=5)
-MANY = 2000
-"""Files of a tree for which a second process is started; fewer are read in the time that takes."""
 _PARENTS = 200
 """How many snapshots are looked at, newest first, for one of the same source."""
 
@@ -284,7 +282,7 @@ class _Job:
             repository=self._location,
             limit=self._repo.config.chunker.threshold,
             in_use=self._databases.open_here,
-            many=MANY if previous.summary is None else None,  # else hardly anything will be read
+            pays=previous.summary is None,  # else hardly anything will be read
         )
 
     def _problem(self, path: bytes, error: OSError) -> None:

@@ -22,6 +22,7 @@ from drkit.source.read import open_file, read_small, read_still, read_xattrs, sa
 from drkit.source.walk import MAGIC, Seen, Status
 
 _ATTEMPTS = 3
+_I64 = 1 << 63
 
 
 class Warn(Protocol):
@@ -34,7 +35,7 @@ class Warn(Protocol):
 
 def _i64(nanoseconds: int) -> int:
     """Return the time that the format can hold: some file systems go beyond the years 1677 to 2262."""
-    return max(-(1 << 63), min(nanoseconds, (1 << 63) - 1))
+    return nanoseconds if -_I64 <= nanoseconds < _I64 else max(-_I64, min(nanoseconds, _I64 - 1))
 
 
 class _Content(Struct, gc=False):
@@ -99,6 +100,8 @@ class EntryReader:
         self._group = seen.path.rpartition(b"/")[2] if plugin is None else b"/" + plugin.rpartition(b"/")[2]
         self.data = None
         self.stat = seen.stat
+        if seen.data is not None:
+            return self._ready(seen, seen.data)
         entry = None
         try:
             entry = self._file(seen) if seen.kind == "f" else self._other(seen)
@@ -112,6 +115,30 @@ class EntryReader:
             self._warn(seen.path, f"extended attributes were left out: {names}", lost=False)
             self._left_out.clear()
         return entry
+
+    def _ready(self, seen: Seen, data: bytes) -> Entry:
+        """Return the entry of a directory or small file that was read already."""
+        path, kind, status = seen.path, seen.kind, seen.stat
+        mode, mtime_ns = status.st_mode & 0o7777, _i64(status.st_mtime_ns)
+        text, b64 = text_or_b64(path)
+        if kind == "d":
+            return Entry(text, b64, "d", mode, status.st_uid, status.st_gid, mtime_ns, xattrs=seen.xattrs)
+        digest = seen.sha256
+        self._keep(digest, data)
+        link = self.link_number(status, path) if status.st_nlink > 1 else 0
+        return Entry(
+            text,
+            b64,
+            "f",
+            mode,
+            status.st_uid,
+            status.st_gid,
+            mtime_ns,
+            len(data),
+            digest.hex(),
+            xattrs=seen.xattrs,
+            link=link,
+        )
 
     def _other(self, seen: Seen) -> Entry:
         full = self._prefix + seen.path
@@ -130,20 +157,12 @@ class EntryReader:
             _i64(status.st_mtime_ns),
             target=target,
             target_b64=target_b64,
-            xattrs=(read_xattrs(full, self._left_out) if seen.data is None else seen.xattrs)
-            if seen.kind == "d"
-            else None,
+            xattrs=read_xattrs(full, self._left_out) if seen.kind == "d" else None,
             link=self.link_number(status, seen.path) if status.st_nlink > 1 and seen.kind != "d" else 0,
             rdev=status.st_rdev if seen.kind in "cb" else 0,
         )
 
     def _file(self, seen: Seen) -> Entry | None:
-        if (data := seen.data) is not None:
-            blob_id = seen.sha256
-            self._keep(blob_id, data)
-            return self._as_read(
-                seen.path, _Content(len(data), blob_id.hex(), (), seen.stat, seen.xattrs, still=True, header=b"")
-            )
         full = self._prefix + seen.path
         databases = self._databases
         if databases.is_open_here(seen.stat) or (seen.database == seen.path and databases.is_live(full)):

@@ -25,6 +25,8 @@ from drkit.source.read import read_still, read_xattrs
 from drkit.source.walk import MAGIC, Nested, PluginRules, Position, Seen, Status, Walker
 
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from drkit.source.ahead import serve; serve()"
+MANY = 2000
+"""Files of a tree for which a second process is started; fewer are read in the time that this takes."""
 _PIPE = 1 << 20
 """What Linux lets anyone have."""
 _BATCH = 256
@@ -106,7 +108,7 @@ class WalkProcess:
 
 
 class AheadWalker(Walker):
-    """A walker that has a second process go ahead once it has met `many` files, if one is to be had; never if None.
+    """A walker that, if that `pays`, has a second process go ahead once it has met many files.
 
     It yields what any walker would, but some of it was read already: files of fewer than `limit` bytes that are none
     of those `in_use` (device and inode). A context manager: leaving it ends the process.
@@ -122,7 +124,7 @@ class AheadWalker(Walker):
         repository: tuple[int, int] | None,
         limit: int,
         in_use: frozenset[tuple[int, int]],
-        many: int | None,
+        pays: bool,
     ) -> None:
         super().__init__(root, excludes=excludes, rules=rules, problem=self._tell, repository=repository)
         self._task = Task(
@@ -134,7 +136,7 @@ class AheadWalker(Walker):
             limit,
             in_use,
         )
-        self._many = many
+        self._pays = pays
         self._told: set[bytes] = set()
         self._tell_first = problem
         self._plugins: list[bytes] = []
@@ -149,32 +151,32 @@ class AheadWalker(Walker):
 
     def walk(self, untouched: Callable[[bytes], bool] | None = None, after: Position | None = None) -> Iterator[Seen]:
         """Yield every path below the root, as `Walker.walk` does."""
-        walk = super().walk(untouched, after)
-        return walk if self._many is None else self._walk_ahead(walk, self._many)
+        if not self._pays:
+            return super().walk(untouched, after)
+        return self._walk_ahead(super().walk(None, after))
 
-    def _walk_ahead(self, walk: Iterator[Seen], many: int) -> Iterator[Seen]:
-        yield from self._until(walk, many)
-        try:
+    def _walk_ahead(self, walk: Iterator[Seen]) -> Iterator[Seen]:
+        yield from self._until_many(walk)
+        with contextlib.suppress(OSError):  # where there is none to be had, this process goes on by itself
             process = self._open.enter_context(WalkProcess(msgspec.structs.replace(self._task, after=self._position())))
-        except OSError:
-            pass  # then this process goes on by itself
-        else:
-            try:
-                yield from self._from(process)
-                return
-            except Ended:
-                walk = super().walk(after=self._position())
-            finally:
-                self._open.close()
+            walk = self._received(process)
         yield from walk
+
+    def _received(self, process: WalkProcess) -> Iterator[Seen]:
+        try:
+            for batch in process.batches():
+                yield from self._take(batch)
+            self._open.close()
+        except Ended:
+            yield from super().walk(after=self._position())
 
     def _tell(self, path: bytes, error: OSError) -> None:
         """Pass on a problem, unless it is of a directory that both processes met."""
         if path not in self._told:
             self._tell_first(path, error)
 
-    def _until(self, walk: Iterator[Seen], many: int) -> Iterator[Seen]:
-        left = many
+    def _until_many(self, walk: Iterator[Seen]) -> Iterator[Seen]:
+        left = MANY
         if left <= 0:
             return
         for seen in walk:
@@ -184,21 +186,19 @@ class AheadWalker(Walker):
             if left <= 0 and seen.kind == "f":
                 return
 
-    def _from(self, process: WalkProcess) -> Iterator[Seen]:
-        for batch in process.batches():
-            seen = batch.seen
-            yield from seen
-            if seen:
-                for each in seen:
-                    if each.plugin:
-                        self._follow(each)
-                self._last = seen[-1]
-            if batch.problem is not None:
-                path, number, text = batch.problem
-                self._told.add(path)
-                self._tell_first(path, OSError(number, text))
-            if batch.nested is not None:
-                raise Nested(batch.nested)
+    def _take(self, batch: _Batch) -> Iterator[Seen]:
+        yield from batch.seen
+        for each in batch.seen:
+            if each.plugin:
+                self._follow(each)
+        if batch.seen:
+            self._last = batch.seen[-1]
+        if batch.problem is not None:
+            path, number, text = batch.problem
+            self._told.add(path)
+            self._tell_first(path, OSError(number, text))
+        if batch.nested is not None:
+            raise Nested(batch.nested)
 
     def _follow(self, seen: Seen) -> None:
         self._last = seen
@@ -241,24 +241,24 @@ class _Server:
             for each in walker.walk(after=task.after):
                 status = each.stat
                 data, digest, xattrs = None, b"", None
-                try:
-                    if each.kind == "d":
-                        if not each.closes:
-                            xattrs, data = read_xattrs(prefix + each.path, left_out), b""
-                    elif (
-                        each.kind == "f"
-                        and status.st_size < limit
-                        and not each.database
-                        and (not in_use or (status.st_dev, status.st_ino) not in in_use)
-                        and (found := read_still(prefix + each.path, status, left_out)) is not None
-                        and not found[0].startswith(MAGIC)
-                    ):
+                if each.kind == "d":
+                    if not each.closes:
+                        xattrs, data = read_xattrs(prefix + each.path, left_out), b""
+                elif (
+                    each.kind == "f"
+                    and status.st_size < limit
+                    and not each.database
+                    and (not in_use or (status.st_dev, status.st_ino) not in in_use)
+                ):
+                    try:
+                        found = read_still(prefix + each.path, status, left_out)
+                    except OSError:
+                        found = None  # the first process finds out what it is, and says so
+                    if found is not None and not found[0].startswith(MAGIC):
                         data, _, xattrs = found
                         digest = sha256(data).digest()
                         self._size += len(data)
-                except OSError:
-                    pass  # the first process finds out what it is, and says so
-                if left_out:
+                if left_out:  # and what to say of these
                     data = xattrs = None
                     left_out.clear()
                 seen.append(
@@ -312,7 +312,8 @@ def serve() -> None:
     gc.set_threshold(100_000, 50, 50)  # as in the first: what is made here has no cycles
     with contextlib.suppress(AttributeError, OSError):
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, _PIPE)
-    task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Task)
+    with open(0, "rb", closefd=False) as stdin:
+        task = msgspec.msgpack.decode(stdin.read(), type=Task)
     # The first process has gone; or a time is one that no message can hold, and the first goes on by itself.
     with contextlib.suppress(BrokenPipeError, OverflowError):
         _Server(task).run()
