@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from drkit.backup import BackupReport
+from tests.support.ahead import ahead_or_alone  # noqa: F401 - every test here runs both ways
 from tests.support.backups import MARKER, SMALL_CHUNKS, Bench, check_against_source, content
 from tests.support.fickle import Hook, at_call, raising, set_attribute, stored
 

@@ -25,6 +25,7 @@ from drkit.progress import NullProgress
 from drkit.repo import Repository
 from drkit.restore import restore_tree
 from drkit.store.memory import MemoryStore
+from tests.support.ahead import ahead_or_alone  # noqa: F401 - every test here runs both ways
 from tests.support.trees import snapshot_tree
 
 ROWS = 20

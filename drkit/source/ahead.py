@@ -156,7 +156,17 @@ class AheadWalker(Walker):
         return self._walk_ahead(super().walk(None, after))
 
     def _walk_ahead(self, walk: Iterator[Seen]) -> Iterator[Seen]:
-        yield from self._until_many(walk)
+        left = MANY
+        if left > 0:
+            for seen in walk:
+                self._follow(seen)
+                yield seen
+                if seen.kind == "f":  # not at a directory, which this process has listed already
+                    left -= 1
+                    if not left:
+                        break
+            else:
+                return
         with contextlib.suppress(OSError):  # where there is none to be had, this process goes on by itself
             process = self._open.enter_context(WalkProcess(msgspec.structs.replace(self._task, after=self._position())))
             walk = self._received(process)
@@ -174,17 +184,6 @@ class AheadWalker(Walker):
         """Pass on a problem, unless it is of a directory that both processes met."""
         if path not in self._told:
             self._tell_first(path, error)
-
-    def _until_many(self, walk: Iterator[Seen]) -> Iterator[Seen]:
-        left = MANY
-        if left <= 0:
-            return
-        for seen in walk:
-            self._follow(seen)
-            left -= seen.kind == "f"
-            yield seen
-            if left <= 0 and seen.kind == "f":
-                return
 
     def _take(self, batch: _Batch) -> Iterator[Seen]:
         yield from batch.seen
