@@ -265,6 +265,7 @@ class _Job:
         return parent[1].manifest, parent[1].plugin_table
 
     def _write_trees(self, scan: Scan, queue: NodeQueue, tree: TreeWriter, packer: Packer) -> tuple[Root, Root]:
+        packer.submit_data()  # while this thread goes on with the trees
         table = TreeWriter(queue, packer)
         write_plugin_table(scan.rows, table)
         queue.drain()

@@ -79,6 +79,23 @@ def read_still(
     return None
 
 
+def read_into(
+    room: memoryview, full: bytes, seen: os.stat_result | Status, left_out: list[str]
+) -> tuple[bool, dict[str, str] | None]:
+    """Read a small regular file as `read_still` does, into `room`, which has a byte more than the file.
+
+    Return whether it was as `seen` before and after, and its extended attributes.
+    """
+    fd = os.open(full, _FLAGS)
+    try:
+        size = os.readv(fd, (room,))
+        xattrs = read_xattrs(fd, left_out)
+        after = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return size == seen.st_size and same(seen, after), xattrs
+
+
 def read_small(full: bytes, limit: int, left_out: list[str]) -> Still | None:
     """Read a file of fewer than `limit` bytes, again if it changed meanwhile; None if it is larger by now.
 

@@ -35,7 +35,7 @@ class Fork:
                 os._exit(0)
         os.close(task)
         os.close(out)
-        self.stdin, self.stdout = os.fdopen(self._task, "wb"), os.fdopen(self._out, "rb")
+        self.stdin, self.stdout = os.fdopen(self._task, "wb", 0), os.fdopen(self._out, "rb", 0)
 
     def kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
