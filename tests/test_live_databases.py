@@ -160,7 +160,7 @@ class TestLive:
 
     def test_a_large_one_under_writes(self, place: Place) -> None:
         with closing(sqlite3.connect(place.source / "a.db")) as db:
-            db.execute("CREATE TABLE filler AS SELECT randomblob(3000000)")
+            db.execute("CREATE TABLE filler AS SELECT randomblob(5000000)")
         with writer(place.source / "a.db", "delete", "write"):
             for _ in range(3):
                 assert not place.back_up().warnings
