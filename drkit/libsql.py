@@ -176,13 +176,15 @@ class File:
 
 def bound(value: Value) -> Value:
     """Return a value as the engine binds it without loss."""
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, int) and abs(value) > _INT_MAX:
-        return str(value)
-    return clean(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, int):  # a bool is one, too
+        return int(value) if abs(value) <= _INT_MAX else str(value)
+    return value
 
 
 def clean(text: str) -> str:
     """Return text that the engine stores whole: NULs and lone surrogates come out escaped."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

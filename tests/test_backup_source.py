@@ -12,6 +12,7 @@ import pytest
 from drkit.errors import UsageError
 from drkit.repo import Repository
 from drkit.store import LocalStore
+from tests.support.ahead import ahead_or_alone  # noqa: F401 - every test here runs both ways
 from tests.support.backups import SMALL_CHUNKS, Bench, many_segments
 from tests.support.fickle import at_call, raising, stored
 

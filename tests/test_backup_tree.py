@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from drkit.errors import UsageError
 from drkit.repo import Repository
 from drkit.source.walk import PluginRules
+from tests.support.ahead import ahead_or_alone  # noqa: F401 - every test here runs both ways
 from tests.support.backups import MARKER, SMALL_CHUNKS, Bench, check_against_source, many_segments
 from tests.support.edits import ROOT, Edit, Tree, edits, make_socket, start
 from tests.support.fickle import set_attribute

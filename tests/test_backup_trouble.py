@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from drkit.backup import BackupReport
+from tests.support.ahead import ahead_or_alone  # noqa: F401 - every test here runs both ways
 from tests.support.backups import MARKER, SMALL_CHUNKS, Bench, check_against_source, content
 from tests.support.fickle import Hook, at_call, raising, set_attribute, stored
 
@@ -71,17 +72,21 @@ def test_a_file_that_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatc
     bench.write("m", b"m" * size)
     bad = os.stat(bench.root / "m").st_ino
 
-    def read(fd: int, count: int, original: Callable[[int, int], bytes] = os.read) -> bytes:
-        if os.fstat(fd).st_ino == bad:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return original(fd, count)
+    def failing(original: Callable[[int, Any], Any]) -> Callable[[int, Any], Any]:
+        def read(fd: int, room: Any) -> Any:
+            if os.fstat(fd).st_ino == bad:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return original(fd, room)
+
+        return read
 
     def cut(file: Any, settings: Any) -> Iterator[bytes]:
         yield file.read(100)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "read", read)
+        for name in ("read", "readv"):
+            patch.setattr(os, name, failing(getattr(os, name)))
         patch.setattr("drkit.format.chunker.cut", cut)
         check_only(bench, bench.take(), "m", "Input/output error", None)
     assert stored(bench, bench.take())["m"] == b"m" * size

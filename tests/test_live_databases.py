@@ -25,6 +25,7 @@ from drkit.progress import NullProgress
 from drkit.repo import Repository
 from drkit.restore import restore_tree
 from drkit.store.memory import MemoryStore
+from tests.support.ahead import ahead_or_alone  # noqa: F401 - every test here runs both ways
 from tests.support.trees import snapshot_tree
 
 ROWS = 20
@@ -159,7 +160,7 @@ class TestLive:
 
     def test_a_large_one_under_writes(self, place: Place) -> None:
         with closing(sqlite3.connect(place.source / "a.db")) as db:
-            db.execute("CREATE TABLE filler AS SELECT randomblob(3000000)")
+            db.execute("CREATE TABLE filler AS SELECT randomblob(5000000)")
         with writer(place.source / "a.db", "delete", "write"):
             for _ in range(3):
                 assert not place.back_up().warnings

@@ -36,8 +36,8 @@ from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.newest import write_newest
 from drkit.repo.packer import Packer
 from drkit.repo.treewriter import NodeQueue, TreeWriter
+from drkit.source.ahead import AheadWalker
 from drkit.source.globs import Globs
-from drkit.source.walk import Walker
 from drkit.store.parallel import soon
 
 _SLACK_NS = 2_000_000_000
@@ -182,7 +182,8 @@ class _Job:
                     progress=self._progress,
                     tick=tick,
                 )
-                scan.run(self._walker())
+                with self._walker(previous) as walker:
+                    scan.run(walker)
                 roots = self._same_roots(scan, previous, parent) or self._write_trees(scan, queue, tree, packer)
                 if lock is not None and self._loaded is not None:
                     self._index_writer.write(packer)
@@ -302,6 +303,7 @@ class _Job:
         return parent[1].manifest, parent[1].plugin_table
 
     def _write_trees(self, scan: Scan, queue: NodeQueue, tree: TreeWriter, packer: Packer) -> tuple[Root, Root]:
+        packer.submit_data()  # while this thread goes on with the trees
         table = TreeWriter(queue, packer, keep=self._repo.store.directory is None)
         write_plugin_table(scan.rows, table)
         queue.drain()
@@ -314,13 +316,16 @@ class _Job:
             self._newest = partial(write_newest, self._repo.store, roots, nodes, packer.index.find)
         return manifest, plugin_table
 
-    def _walker(self) -> Walker:
-        return Walker(
+    def _walker(self, previous: Previous) -> AheadWalker:
+        return AheadWalker(
             self._source,
             excludes=Globs(self._options.excludes),
             rules=self._options.rules,
             problem=self._problem,
             repository=self._location,
+            limit=self._repo.config.chunker.threshold,
+            in_use=self._databases.open_here,
+            pays=previous.summary is None,  # else hardly anything will be read
         )
 
     def _problem(self, path: bytes, error: OSError) -> None:

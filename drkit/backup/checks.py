@@ -8,7 +8,7 @@ from drkit.errors import RepositoryNotFound, UsageError
 from drkit.model import show_path
 from drkit.repo import Repository
 from drkit.source.globs import Globs
-from drkit.source.walk import nested
+from drkit.source.walk import Nested
 
 
 def check_source(repo: Repository, source: bytes, excludes: Globs) -> tuple[int, int] | None:
@@ -37,7 +37,7 @@ def check_source(repo: Repository, source: bytes, excludes: Globs) -> tuple[int,
     if location.startswith(source.rstrip(b"/") + b"/"):
         inside = location[len(source.rstrip(b"/")) + 1 :]
         if not excludes.match(inside):
-            raise nested(inside)
+            raise Nested(inside)
     try:
         status = os.stat(location)
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
-from drkit.backup.live import HEADER, MAGIC, Databases, NotCopied
+from drkit.backup.live import HEADER, Databases, NotCopied
 from drkit.format import chunker
 from drkit.format.limits import INLINE_BLOBS, LIST_BLOBS
 from drkit.format.manifest import text_or_b64
@@ -18,10 +18,11 @@ from drkit.format.settings import ChunkerSettings
 from drkit.model import Entry, Kind
 from drkit.repo.packer import Packer
 from drkit.repo.treewriter import NodeQueue
-from drkit.source.read import open_file, read_small, read_still, read_xattrs, same
-from drkit.source.walk import Seen
+from drkit.source.read import open_file, read_small, read_still, read_xattrs, same, same_file
+from drkit.source.walk import MAGIC, Seen, Status
 
 _ATTEMPTS = 3
+_I64 = 1 << 63
 
 
 class Warn(Protocol):
@@ -34,7 +35,7 @@ class Warn(Protocol):
 
 def _i64(nanoseconds: int) -> int:
     """Return the time that the format can hold: some file systems go beyond the years 1677 to 2262."""
-    return max(-(1 << 63), min(nanoseconds, (1 << 63) - 1))
+    return nanoseconds if -_I64 <= nanoseconds < _I64 else max(-_I64, min(nanoseconds, _I64 - 1))
 
 
 class _Content(Struct, gc=False):
@@ -43,7 +44,7 @@ class _Content(Struct, gc=False):
     size: int
     sha256: str
     blobs: tuple[bytes, ...]
-    stat: os.stat_result
+    stat: os.stat_result | Status
     xattrs: dict[str, str] | None
     still: bool
     header: bytes
@@ -78,10 +79,10 @@ class EntryReader:
         self._group = b""
         self.data: bytes | None = None
         """Content of the file that was read last, if it was a small one."""
-        self.stat: os.stat_result | None = None
+        self.stat: os.stat_result | Status | None = None
         """The stat that belongs to the entry made last."""
 
-    def link_number(self, status: os.stat_result, path: bytes) -> int:
+    def link_number(self, status: os.stat_result | Status, path: bytes) -> int:
         """Return the hard-link group of a file with several names, numbered by the first that the walk meets."""
         key = (status.st_dev, status.st_ino)
         number = self._links.get(key)
@@ -99,6 +100,8 @@ class EntryReader:
         self._group = seen.path.rpartition(b"/")[2] if plugin is None else b"/" + plugin.rpartition(b"/")[2]
         self.data = None
         self.stat = seen.stat
+        if seen.data is not None:
+            return self._ready(seen, seen.data)
         entry = None
         try:
             entry = self._file(seen) if seen.kind == "f" else self._other(seen)
@@ -112,6 +115,30 @@ class EntryReader:
             self._warn(seen.path, f"extended attributes were left out: {names}", lost=False)
             self._left_out.clear()
         return entry
+
+    def _ready(self, seen: Seen, data: bytes) -> Entry:
+        """Return the entry of a directory or small file that was read already."""
+        path, kind, status = seen.path, seen.kind, seen.stat
+        mode, mtime_ns = status.st_mode & 0o7777, _i64(status.st_mtime_ns)
+        text, b64 = text_or_b64(path)
+        if kind == "d":
+            return Entry(text, b64, "d", mode, status.st_uid, status.st_gid, mtime_ns, xattrs=seen.xattrs)
+        digest = seen.sha256
+        self._keep(digest, data)
+        link = self.link_number(status, path) if status.st_nlink > 1 else 0
+        return Entry(
+            text,
+            b64,
+            "f",
+            mode,
+            status.st_uid,
+            status.st_gid,
+            mtime_ns,
+            len(data),
+            digest.hex(),
+            xattrs=seen.xattrs,
+            link=link,
+        )
 
     def _other(self, seen: Seen) -> Entry:
         full = self._prefix + seen.path
@@ -166,12 +193,12 @@ class EntryReader:
             self._warn(seen.path, f"is a live database that SQLite did not give ({error}); stored as bytes", lost=False)
             return self._as_read(seen.path, content or self._read(full, seen.stat))
         self.stat = os.lstat(full)
-        if not os.path.samestat(self.stat, seen.stat):
+        if not same_file(self.stat, seen.stat):
             self._warn(seen.path, "was replaced while it was read", lost=False)
         xattrs = read_xattrs(full, self._left_out)
         return structs.replace(self._entry(seen.path, self.stat, whole, xattrs), live=True)
 
-    def _read(self, full: bytes, seen: os.stat_result) -> _Content:
+    def _read(self, full: bytes, seen: os.stat_result | Status) -> _Content:
         """Read a file and give the packer what is new of it."""
         if seen.st_size < self._threshold:
             found: tuple[bytes, os.stat_result, dict[str, str] | None] | None = read_still(full, seen, self._left_out)
@@ -180,13 +207,16 @@ class EntryReader:
                 found, still = (closer.data, closer.stat, closer.xattrs), not closer.changed
             if found is not None:
                 data, status, xattrs = found
-                self.data = data
                 digest = sha256(data)
-                blob_id = digest.digest()
-                if data and not self._packer.has(blob_id):
-                    self._packer.add(blob_id, data, self._group)
+                self._keep(digest.digest(), data)
                 return _Content(len(data), digest.hexdigest(), (), status, xattrs, still, data[:HEADER])
         return self._read_large(full)
+
+    def _keep(self, blob_id: bytes, data: bytes) -> None:
+        """Give the packer the content of a small file, if it is new."""
+        self.data = data
+        if data and not self._packer.has(blob_id):
+            self._packer.add(blob_id, data, self._group)
 
     def _read_large(self, full: bytes) -> _Content:
         """Read a file in chunks, again if it changed meanwhile; chunks of a discarded reading are stored in vain."""
@@ -221,7 +251,7 @@ class EntryReader:
     def _entry(
         self,
         path: bytes,
-        status: os.stat_result,
+        status: os.stat_result | Status,
         content: _Content,
         xattrs: dict[str, str] | None,
     ) -> Entry:

@@ -23,13 +23,12 @@ from msgspec import Struct
 
 from drkit.errors import DrkitError
 from drkit.format.limits import MIB
-from drkit.source.read import open_file
-from drkit.source.walk import Seen
+from drkit.source.read import open_file, same_file
+from drkit.source.walk import MAGIC, Seen, Status
 
 if TYPE_CHECKING:
     import sqlite3
 
-MAGIC = b"SQLite format 3\0"
 HEADER = 100
 """Length of a database's header; without a write-ahead log every transaction changes it."""
 _WITH_CONTENT = (b"-wal", b"-journal")
@@ -73,7 +72,12 @@ class Databases:
         self._whole: set[bytes] = set()
         self._at_rest: set[bytes] = set()
 
-    def is_open_here(self, status: os.stat_result) -> bool:
+    @property
+    def open_here(self) -> frozenset[tuple[int, int]]:
+        """(device, inode) of the databases that this process has open."""
+        return frozenset(self._open_here)
+
+    def is_open_here(self, status: os.stat_result | Status) -> bool:
         """Whether this process has the database open: then its file must not be touched."""
         return bool(self._open_here) and (status.st_dev, status.st_ino) in self._open_here
 
@@ -112,7 +116,7 @@ class Databases:
             return False  # its database is gone: then it is a file like any other
 
     @contextlib.contextmanager
-    def copied(self, path: bytes, status: os.stat_result) -> Iterator[bytes]:
+    def copied(self, path: bytes, status: os.stat_result | Status) -> Iterator[bytes]:
         """Return where all of a live database lies, as one file, for as long as the block runs.
 
         NotCopied if that cannot be had.
@@ -142,11 +146,11 @@ class Databases:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _is_beside_open_here(self, status: os.stat_result) -> bool:
+    def _is_beside_open_here(self, status: os.stat_result | Status) -> bool:
         for database in self._in_use:
             for suffix in _BESIDE:
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(os.path.realpath(database.path) + suffix), status):
+                    if same_file(os.stat(os.path.realpath(database.path) + suffix), status):
                         return True
         return False
 

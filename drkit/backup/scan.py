@@ -8,7 +8,6 @@ found nothing changed is not walked at all.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import islice, takewhile
@@ -317,7 +316,7 @@ class Scan:
     def _trustable(self, entry: Entry) -> Stat:
         """Return the stat for the next backup, or NEVER if a later write could leave the same stat behind."""
         status = self._reader.stat
-        assert isinstance(status, os.stat_result)
+        assert status is not None
         if (
             entry.live
             or max(status.st_mtime_ns, status.st_ctime_ns) >= self._horizon

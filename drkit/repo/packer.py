@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,9 @@ _UNDER_WAY = 4
 """Frames of a lane that may be on their way: with these, 6 MiB each, a pack of 32 MiB stays below 64 MiB."""
 _BLOB_OVERHEAD = 256
 """About what a waiting blob takes in memory besides its bytes."""
+_SWITCH_S = 0.0002
+"""How long a thread waits for another one's Python before it asks for its turn. A worker lets go of the lock for each
+blob that it hashes; with Python's 5 ms it would wait longer for the lock than it hashes."""
 _thread = threading.local()
 
 
@@ -212,6 +216,8 @@ class Packer:
         self.meta = _Lane(self)
 
     def __enter__(self) -> Self:
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         return self
 
     def __exit__(
@@ -219,6 +225,7 @@ class Packer:
     ) -> None:
         for pool in (self.workers, self._puts):
             pool.shutdown(wait=True, cancel_futures=True)
+        sys.setswitchinterval(self._interval)
 
     @property
     def index(self) -> Index:
@@ -273,11 +280,15 @@ class Packer:
         if self._nodes_size >= META_FRAME_TARGET:
             self._submit_nodes()
 
-    def flush_data(self) -> None:
-        """Bring all data blobs into the open data pack."""
+    def submit_data(self) -> None:
+        """Have the workers begin with all data blobs, of which no more will come."""
         self._add_small(self._pool.rest())
         self._flush_small()
         self._flush_chunks()
+
+    def flush_data(self) -> None:
+        """Bring all data blobs into the open data pack."""
+        self.submit_data()
         self.data.collect()
 
     def flush_nodes(self) -> None:

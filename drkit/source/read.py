@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from drkit.format.limits import XATTRS_MAX
 from drkit.model import show_path
+from drkit.source.walk import Status
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ATTEMPTS = 3
@@ -43,7 +44,7 @@ def open_file(full: bytes) -> tuple[int, os.stat_result]:
     return fd, status
 
 
-def same(before: os.stat_result, after: os.stat_result) -> bool:
+def same(before: os.stat_result | Status, after: os.stat_result) -> bool:
     """Whether a file held still between two stats of it."""
     return (
         before.st_ctime_ns == after.st_ctime_ns
@@ -53,8 +54,13 @@ def same(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
+def same_file(one: os.stat_result, other: os.stat_result | Status) -> bool:
+    """Whether two stats are of one file."""
+    return one.st_ino == other.st_ino and one.st_dev == other.st_dev
+
+
 def read_still(
-    full: bytes, seen: os.stat_result, left_out: list[str]
+    full: bytes, seen: os.stat_result | Status, left_out: list[str]
 ) -> tuple[bytes, os.stat_result, dict[str, str] | None] | None:
     """Read a small regular file that is as `seen` before and after: four calls, which is what most files need.
 
@@ -71,6 +77,23 @@ def read_still(
     if len(data) == seen.st_size and same(seen, after):
         return data, after, xattrs
     return None
+
+
+def read_into(
+    room: memoryview, full: bytes, seen: os.stat_result | Status, left_out: list[str]
+) -> tuple[bool, dict[str, str] | None]:
+    """Read a small regular file as `read_still` does, into `room`, which has a byte more than the file.
+
+    Return whether it was as `seen` before and after, and its extended attributes.
+    """
+    fd = os.open(full, _FLAGS)
+    try:
+        size = os.readv(fd, (room,))
+        xattrs = read_xattrs(fd, left_out)
+        after = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return size == seen.st_size and same(seen, after), xattrs
 
 
 def read_small(full: bytes, limit: int, left_out: list[str]) -> Still | None:

@@ -15,6 +15,8 @@ from drkit.errors import UsageError
 from drkit.model import show_path
 from drkit.source.globs import Globs
 
+MAGIC = b"SQLite format 3\0"
+"""How a SQLite database begins."""
 STAGE = re.compile(rb"\.drkit-[0-9a-f]{16}(?:\.old)?")
 """Names of drkit's own staging directories, which are never part of a source."""
 STAGE_FILE = re.compile(rb"\.drkit-[0-9a-f]{16}\.(?:journal|tmp)")
@@ -28,21 +30,52 @@ class PluginRules(Struct, frozen=True):
     globs: tuple[str, ...] = ()
 
 
+class Status(Struct, array_like=True, gc=False):
+    """What a backup needs of an `os.stat_result`, in a form that can be sent."""
+
+    st_mode: int = 0
+    st_ino: int = 0
+    st_dev: int = 0
+    st_nlink: int = 0
+    st_uid: int = 0
+    st_gid: int = 0
+    st_size: int = 0
+    st_mtime_ns: int = 0
+    st_ctime_ns: int = 0
+    st_rdev: int = 0
+
+
 class Seen(Struct, gc=False):
     """One path of the walk. `closes` marks the end of a plugin instead: everything below `path` has been seen.
 
     `whole` stands for a directory and everything below it.
     `database` is set where names alone say that there may be a SQLite database with a `-wal` or `-journal` beside it:
     to the database's path, for itself and for what lies beside it. Then a path's own stat does not tell everything.
+    `data` is there if the path was read already, and held still: a file's content, with its `sha256`; of a directory
+    nothing. Then `xattrs` are known too.
     """
 
     path: bytes
-    stat: os.stat_result
+    stat: os.stat_result | Status
     kind: str
     plugin: bool = False
     closes: bool = False
     whole: bool = False
     database: bytes = b""
+    data: bytes | None = None
+    sha256: bytes = b""
+    xattrs: dict[str, str] | None = None
+
+
+class Position(Struct, array_like=True, frozen=True):
+    """How far a walk has come: up to `path`; `inside` if what that directory holds comes next.
+
+    `plugins` are the paths of those that are open, each a directory above, or `path` itself.
+    """
+
+    path: bytes
+    inside: bool
+    plugins: frozenset[bytes]
 
 
 _name = attrgetter("name")
@@ -61,14 +94,20 @@ _KINDS = {
 _Databases = dict[bytes, bytes]
 """Of one directory: name → name of the database that it is, or that it lies beside."""
 _NONE: Final[_Databases] = {}
+_Level = tuple[Iterator[os.DirEntry[bytes]], _Databases, bytes | None]
+"""A directory that is being walked: what is left of it, and its path if it is a plugin."""
+_NO_STATUS: Final = Status()
 
 
-def nested(path: bytes) -> UsageError:
-    """Return the error for a repository at a path of its own source."""
-    return UsageError(
-        f"the repository lies inside the source, at {show_path(path)}",
-        hint=f"keep it elsewhere, or leave it out with --exclude '/{show_path(path)}'",
-    )
+class Nested(UsageError):
+    """A repository lies at a path of its own source."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(
+            f"the repository lies inside the source, at {show_path(path)}",
+            hint=f"keep it elsewhere, or leave it out with --exclude '/{show_path(path)}'",
+        )
+        self.path = path
 
 
 class Walker:
@@ -100,13 +139,13 @@ class Walker:
         """Whether the source itself is a plugin."""
         return self._is_plugin(self._root, b"", self._list(self._root))
 
-    def walk(self, untouched: Callable[[bytes], bool] | None = None) -> Iterator[Seen]:
+    def walk(self, untouched: Callable[[bytes], bool] | None = None, after: Position | None = None) -> Iterator[Seen]:
         """Yield every path below the root. A directory that cannot be listed is yielded without its content.
 
-        A directory that is `untouched` is not looked into, but yielded as a whole.
+        A directory that is `untouched` is not looked into, but yielded as a whole. With `after`, go on where another
+        walk of the same root was left.
         """
-        top = self._list(self._root)
-        stack: list[tuple[Iterator[os.DirEntry[bytes]], _Databases, Seen | None]] = [(iter(top), _databases(top), None)]
+        stack = list(self._levels(after or Position(b"", inside=True, plugins=frozenset())))
         excluded = self._excludes.match if self._excludes else None
         repository, prefix, kinds, list_dir = self._repository, self._prefix, _KINDS, self._list
         while stack:
@@ -135,23 +174,31 @@ class Walker:
                         yield Seen(path, status, kind)
                     continue
                 if (status.st_dev, status.st_ino) == repository:
-                    raise nested(path)
+                    raise Nested(path)
                 if untouched is not None and untouched(path):
                     yield Seen(path, status, kind, whole=True)
                     continue
                 inner = list_dir(full)
                 plugin = self._is_plugin(full, path, inner) if inner else False
-                seen = Seen(path, status, kind, plugin)
-                yield seen
+                yield Seen(path, status, kind, plugin)
                 if inner or plugin:
                     stack.append(
-                        (iter(inner), _databases(inner) if len(inner) > 1 else _NONE, seen if plugin else None)
+                        (iter(inner), _databases(inner) if len(inner) > 1 else _NONE, path if plugin else None)
                     )
                     break
             else:
                 stack.pop()
                 if closing is not None:
-                    yield Seen(closing.path, closing.stat, "d", plugin=True, closes=True)
+                    yield Seen(closing, _NO_STATUS, "d", plugin=True, closes=True)
+
+    def _levels(self, after: Position) -> Iterator[_Level]:
+        """Yield each directory on the way to a position, with what comes after it."""
+        parts = after.path.split(b"/") if after.path else []
+        for depth in range(len(parts) + after.inside):
+            path = b"/".join(parts[:depth])
+            listed = self._list(self._root.rstrip(b"/") + b"/" + path if path else self._root)
+            left = [item for item in listed if depth == len(parts) or item.name > parts[depth]]
+            yield iter(left), _databases(listed), path if path in after.plugins else None
 
     def _list(self, directory: bytes) -> list[os.DirEntry[bytes]]:
         try:
