@@ -18,6 +18,7 @@ from drkit.model import Finding, Level, PackId, Snapshot, SnapshotId, show_path
 from drkit.progress import Progress
 from drkit.repo import BlobLost, Repository, SnapshotRef
 from drkit.repo.names import pack_id_of
+from drkit.seal import SealedStore
 from drkit.store import LocalStore
 from drkit.verify.packs import PackResult, table_digest, verify_pack, verify_parity
 from drkit.verify.trees import ELSEWHERE, TreeVerifier
@@ -208,8 +209,10 @@ class _Job:
     def start_process(self, stack: contextlib.ExitStack) -> None:
         """Start a second process if there is so much to read that it is worth its start."""
         store = self._repo.store
-        if self._level < Level.CONTENT or not isinstance(store, LocalStore):
+        inner = store.inner if isinstance(store, SealedStore) else store
+        if self._level < Level.CONTENT or not isinstance(inner, LocalStore):
             return
+        assert isinstance(store, (LocalStore, SealedStore))
         if sum(pack.size for pack in self._repo.index.packs.values()) >= _APART:
             with contextlib.suppress(OSError):
                 from drkit.verify.apart import PackProcess
