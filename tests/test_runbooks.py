@@ -257,6 +257,47 @@ def test_bad_enhancement_run(scene: Scene) -> None:
     scene.judge(any_time=set(scene.before))
 
 
+CONFIGURATION = 'repo = "repository"\n[stores.usb]\nurl = "usb"\n[stores.box]\nurl = "libsql-file:box.db"\n'
+
+
+@pytest.mark.parametrize("lost", ["repo", "usb", "box"])
+def test_store_lost(scene: Scene, lost: str) -> None:
+    config = scene.home / "drkit.toml"
+    config.write_text(CONFIGURATION)
+    (scene.source / "later.md").write_text("new since the first backup")
+    scene.before = describe(str(scene.source))
+    assert scene.shell("drkit backup source", DRKIT_CONFIG=str(config)).returncode == 0
+    scene.shell({"repo": "rm -r repository", "usb": "rm -r usb", "box": "rm box.db"}[lost])
+    named = str(scene.repository) if lost == "repo" else lost
+    good = "box" if lost == "usb" else "usb"
+    said = scene.follow("store-lost", DRKIT_CONFIG=config, LOST=named, GOOD=good, SOURCE=scene.source)
+    assert said[-1].count("    up to date; verified at level") == 3
+    scene.judge()
+    shutil.rmtree(scene.source)
+    back = scene.shell(f"drkit restore latest --repo {named} --target source", DRKIT_CONFIG=str(config))
+    assert back.returncode == 0, back
+    scene.judge()
+
+
+def test_repository_damaged(scene: Scene) -> None:
+    assert scene.shell("drkit copy --to copy", DRKIT_REPO=str(scene.repository)).returncode == 0
+    flip_in_packs(scene)
+    next((scene.repository / "index").iterdir()).unlink()
+    next((scene.repository / "snapshots").iterdir()).unlink()
+    found = scene.home / "found"
+    said = scene.follow(
+        "repository-damaged",
+        DRKIT_REPO=scene.repository,
+        COPY=scene.home / "copy",
+        SOURCE=scene.source,
+        FOUND=found,
+    )
+    assert said[1].replace("would be healed", "healed").count("healed: ") == said[2].count("healed: ") > 0
+    assert "; 0 findings" in said[3]
+    assert list((scene.repository / "quarantine").rglob("*.zst"))
+    scene.judge()
+
+
 def bare_python(home: Path) -> None:
     """Put a python3 without site-packages on the path, and take drkit away; zstandard is lent if need be."""
     (home / "bin" / "drkit").unlink()
@@ -277,6 +318,8 @@ def bare_python(home: Path) -> None:
 SCENES: tuple[Callable[..., None], ...] = (
     test_one_plugin_damaged,
     test_source_lost,
+    test_store_lost,
+    test_repository_damaged,
     test_index_and_inventory_lost,
     test_drill_failed_in_ci,
     test_no_drkit,
