@@ -299,7 +299,7 @@ def test_the_repository_under_another_name_is_no_copy_of_itself(home: Home) -> N
     assert run.code == 3
     usb, box = run.json["copies"]
     assert (usb["ok"], box["ok"]) == (False, True)
-    assert "under another name" in usb["error"]
+    assert "are the same store" in usb["error"]
 
 
 def test_damage_here_does_not_go_and_is_told(home: Home) -> None:

@@ -197,11 +197,6 @@ class _Job:
     def execute(self, lock: BackupLock) -> None:
         """Copy in write order: packs → index → snapshots; `lock` keeps a prune there from taking the packs."""
         target = self._target
-        with contextlib.suppress(ObjectNotFound):
-            self._source.store.stat(lock.name)  # its name is random: who finds it here is looking into the target
-            raise UsageError(
-                f"{target.url} is the repository itself, under another name", hint="a copy belongs into another place"
-            )
         if next(target.list("locks/prune-"), None) is not None:
             raise LockedError(f"a prune is working on {target.url}", hint="wait until it has ended, then copy again")
         condemned = condemned_packs(target)
