@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 
 from msgspec import Struct
 
-from drkit.errors import FormatError, ObjectNotFound, StoreError
+from drkit.errors import FormatError, ObjectNotFound, StoreCorrupt, StoreError
 from drkit.format import frames
 from drkit.format.indexfile import shorten
 from drkit.format.pack import PackTable, read_table
@@ -55,7 +55,8 @@ def verify_pack(store: Store, pack_id: PackId, level: Level, indexed: bytes, *, 
     except ObjectNotFound:
         return PackResult(0, [Finding("pack-missing", name, "the pack is missing", REPAIR)])
     except StoreError as error:
-        return PackResult(0, [Finding("pack-unreadable", name, str(error), error.hint)])
+        repair = REPAIR if isinstance(error, StoreCorrupt) else error.hint
+        return PackResult(0, [Finding("pack-unreadable", name, str(error), repair)])
     findings = []
     if hashlib.sha256(data).digest() != pack_id:
         findings.append(Finding("pack-damaged", name, "its bytes do not hash to its name", _EXCHANGE))

@@ -21,7 +21,12 @@ drkit init --repo ~/backups
 drkit init --repo /mnt/usb/backups --parity 16+2
 drkit init --repo s3://bucket/plugins --encrypt
 """
-KEYS = {"repository": "its id", "url": "where it is", "encrypted": "whether it is"}
+KEYS = {
+    "repository": "its id",
+    "url": "where it is",
+    "encrypted": "whether it is",
+    "parity": "its shards as K+M, empty without",
+}
 
 
 def command(
@@ -58,7 +63,7 @@ def command(
     store = session.store()
     secrets = _secrets(store, key_file) if encrypt else ()
     repository = Repository.create(store, now=utc_now(), parity=shards, secrets=secrets)
-    found = {"repository": repository.config.repository_id, "url": store.url, "encrypted": encrypt}
+    found = {"repository": repository.config.repository_id, "url": store.url, "encrypted": encrypt, "parity": parity}
     session.console.result(found)
     what = "encrypted repository" if encrypt else "repository"
     session.console.note(f"made {what} {repository.config.repository_id} at {store.url}")
