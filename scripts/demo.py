@@ -42,6 +42,8 @@ class Demo:
     plugins: int
     before: dict[bytes, Node] = field(default_factory=dict)
     plugin: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+    """What every command finds in its environment."""
 
     @property
     def source(self) -> str:
@@ -68,16 +70,26 @@ class Demo:
         environment |= {f"XDG_{name}_HOME": os.path.join(self.work, name.lower()) for name in ("CACHE", "DATA")}
         environment["DRKIT_STATE_DIR"] = os.path.join(self.work, "state")
         done = subprocess.run(
-            command, cwd=cwd, env={**environment, **variables}, capture_output=True, timeout=LONGEST, check=False
+            command,
+            cwd=cwd,
+            env={**environment, **self.variables, **variables},
+            capture_output=True,
+            timeout=LONGEST,
+            check=False,
         )
         if done.returncode not in accept:
             said = _message((done.stderr or done.stdout).decode(errors="replace").strip())
             raise DemoError(f"exit code {done.returncode}: {said or 'it said nothing'}")
         return done.stdout.decode(errors="replace")
 
+    @property
+    def where(self) -> tuple[str, str]:
+        """The option that names the repository."""
+        return "--repo", self.repository
+
     def run_drkit(self, *arguments: str, accept: Sequence[int] = (0,)) -> dict[str, Any]:
         """Run a drkit command on the repository and return its JSON."""
-        answer = self.run(self.drkit, "--repo", self.repository, "--json", *arguments, accept=accept)
+        answer = self.run(self.drkit, *self.where, "--json", *arguments, accept=accept)
         result: dict[str, Any] = json.loads(answer or "{}")
         return result
 
@@ -239,7 +251,7 @@ class Step(NamedTuple):
     """One step; without an `essential` one the rest makes no sense."""
 
     title: str
-    run: Callable[[Demo], str]
+    run: Callable[[Any], str]
     essential: bool = False
 
 
@@ -258,10 +270,10 @@ STEPS = (
 )
 
 
-def play(demo: Demo) -> bool:
+def play(demo: Demo, steps: Sequence[Step] = STEPS) -> bool:
     """Run the steps, print the closing table, and return whether all went well."""
     rows: list[tuple[str, bool, str, float]] = []
-    for number, step in enumerate(STEPS, 1):
+    for number, step in enumerate(steps, 1):
         print(f"{number}  {step.title}", flush=True)
         started = time.monotonic()
         try:
@@ -277,10 +289,10 @@ def play(demo: Demo) -> bool:
     result_width = max(len(result) for _, _, result, _ in rows)
     for title, passed, result, seconds in rows:
         print(f"{title:<{width}}  {mark(passed)}  {result:<{result_width}}  {seconds:6.1f} s")
-    complete = len(rows) == len(STEPS) and all(passed for _, passed, _, _ in rows)
+    complete = len(rows) == len(steps) and all(passed for _, passed, _, _ in rows)
     total = sum(seconds for *_, seconds in rows)
     verdict = "everything came back as it was" if complete else "NOT everything is as it must be"
-    print(f"{len(rows)} of {len(STEPS)} steps in {total:.1f} s: {verdict}")
+    print(f"{len(rows)} of {len(steps)} steps in {total:.1f} s: {verdict}")
     return complete
 
 
@@ -308,6 +320,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Back up, lose, restore, recover; all compared.")
     parser.add_argument("--source", metavar="DIR", help="a tree of yours: a copy is used, the tree is only read")
     parser.add_argument("--plugins", type=int, default=235, help="size of the made-up source (default: 235)")
+    parser.add_argument(
+        "--offsite", action="store_true", help="keep copies in a bucket and a database, and lose the rest"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the working directory and print where it is")
     parser.add_argument(
         "--drkit", default=os.path.join(os.path.dirname(sys.executable), "drkit"), help="the drkit command to run"
@@ -317,7 +332,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--source {given.source}: there is no such directory")
     work = tempfile.mkdtemp(prefix="drkit-demo-")
     try:
-        passed = play(Demo(given.drkit, work, given.source and os.path.abspath(given.source), given.plugins))
+        played: Callable[[Demo], bool] = play
+        if given.offsite:
+            from demo_offsite import play_offsite as played  # brings servers, which the rest does without
+        passed = played(Demo(given.drkit, work, given.source and os.path.abspath(given.source), given.plugins))
     finally:
         if given.keep:
             print(f"kept: {work}")

@@ -296,6 +296,15 @@ def test_the_demo_passes(drkit: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert not os.path.exists(said.partition("--repo ")[2].split()[0])
 
 
+def test_the_demo_with_copies_elsewhere_passes(drkit: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("moto", "flask", "obstore", "cryptography"):
+        pytest.importorskip(name)
+    assert demo.main(["--offsite", "--plugins", "12", "--drkit", drkit]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[-1].endswith("everything came back as it was")
+    assert sum("paths equal" in line for line in lines) == 4, "two restores, each told twice"
+
+
 def test_the_demo_reads_a_tree_of_the_user_and_leaves_it_alone(drkit: str, tmp_path: Path) -> None:
     generate(str(tmp_path / "mine"), plugins=12, large=0)
     before = treediff.describe(str(tmp_path / "mine"))
