@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 
 from bench_measure import Command, CommandError, Run, measure
 from bench_report import MB, Result, floor_rows, floors_markdown, machine, markdown
-from bench_tools import Drkit, Tool, peers, remove
+from bench_tools import Drkit, SealedDrkit, Tool, peers, remove
 from bench_trees import Scale, Trees, count
 
 SCRIPTS = os.path.dirname(os.path.abspath(__file__))
@@ -284,6 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="tiny trees, one run: does the bench itself work?")
     parser.add_argument("--tools", default="restic,borg,tar", help="peers to run, if installed (default: %(default)s)")
+    parser.add_argument("--encrypted", action="store_true", help="also drkit with an encrypted repository")
     parser.add_argument("--corpus", metavar="DIR", help="a tree of plugins to use in place of the made-up one")
     parser.add_argument("--files", type=int, default=Scale.many_files, help="files of `many` (default: %(default)s)")
     parser.add_argument("--work", metavar="DIR", help="where to work, on the disk to measure (default: below /var/tmp)")
@@ -301,7 +302,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not given.smoke:
             check_compiled(given.drkit)
-        tools = [Drkit(os.path.join(work, "drkit"), given.drkit), *peers(work, given.tools.split(","))]
+        sealed = [SealedDrkit(os.path.join(work, "drkit-encrypted"), given.drkit)] if given.encrypted else []
+        tools = [Drkit(os.path.join(work, "drkit"), given.drkit), *sealed, *peers(work, given.tools.split(","))]
         bench = Bench(work, given.drkit, tools, Trees(work, scale, given.corpus), 1 if given.smoke else given.runs)
         run_scenarios(bench, given.scenarios or list(SCENARIOS))
         report(bench, given.json, smoke=given.smoke)

@@ -96,6 +96,8 @@ def _floors() -> Iterable[Floor]:
     yield Floor("plugin", "speed", "drkit", "restic", _faster, 4.0, True, "x restic")
     yield Floor("large", "first backup, speed", "drkit", "restic", _faster, 1.0, True, "x restic")
     yield Floor("large", "repository", "drkit", "restic", _size, 1.0, False, "x restic")
+    for scenario in ("corpus", "many", "verify", "restore", "restore-tmpfs", "large"):
+        yield Floor(scenario, "encrypted, throughput", "drkit encrypted", "drkit", _faster, 0.75, True, "x plain drkit")
     for scenario in ("many", "unchanged", "verify", "restore"):
         yield Floor(scenario, "peak memory", "drkit", "drkit", _own_memory, 250.0, False, "MB")
         yield Floor(scenario, "peak memory", "drkit", "restic", _memory, 1.0, False, "x restic")

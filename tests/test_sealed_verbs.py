@@ -295,6 +295,10 @@ def test_a_repository_that_is_not_encrypted_any_more_gets_no_backup(home: Home) 
     done = home.cli("backup", str(home.source))
     assert (done.code, "is not encrypted" in done.err) == (2, True)
     assert home.objects() == before
+    looked = home.cli("snapshots")
+    assert (looked.code, "not encrypted" in looked.err) == (3, True)
+    told = run(home.repo, "--list", "--key-file", home.key)
+    assert "is not encrypted" in told.err
 
 
 def _forged(home: Home, **changes: object) -> None:

@@ -523,8 +523,10 @@ class Repository:
         try:
             for settings in found[:1]:
                 check_format(settings["format"], "the repository", ["encryption"])
-                if "encryption" in settings["format"]["requires"]:
+                if "encryption" in settings["format"].get("requires", ()):
                     self.files = open_sealed(self.files, found)
+                elif os.environ.get("DRKIT_KEY_FILE") or os.environ.get("DRKIT_PASSWORD"):
+                    say("warning: a key is given, but the repository is not encrypted: is it the one that you mean?")
         except INVALID as error:
             raise StopError(20, reason(error)) from None
 

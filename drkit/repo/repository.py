@@ -104,6 +104,8 @@ class Repository:
         """
         keys = keys or KeySource()
         config, findings = opening.read_settings(store, both=both)
+        if config.encryption is None and keys.named:  # somebody may have put it in the place of an encrypted one
+            findings.append(Finding("not-encrypted", store.url, "a key is given, but it is not encrypted", _NO_KEY))
         repository = cls(*unlock(store, config, keys), findings, keys)
         if not both:  # what is going to be asked for: one after the other, ways there and back are half of all the time
             repository._known = soon(repository.store, partial(read_newest, repository.store))
