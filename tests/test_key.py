@@ -376,6 +376,10 @@ def test_the_commands(tmp_path: Path) -> None:
         other = Cli(tmp_path, DRKIT_REPO="repo", DRKIT_INVENTORY="inventory.db", **environ)
         assert other.ok("cat", "latest", "file").out == b"content that nobody reads"
 
+    (tmp_path / "empty").write_text("\n")
+    cli.environ["DRKIT_NEW_PASSWORD_FILE"] = "empty"
+    del cli.environ["DRKIT_NEW_PASSWORD"]
+    assert "is empty" in cli("key", "add").err
     assert cli("key", "rotate").code == 2
     (tmp_path / "password").write_text("correct horse\n")
     rotated = cli.ok("key", "rotate", "--password-file", "password", "--drop-others", "--json").json

@@ -106,6 +106,12 @@ def make_slot(
     return FoundSlot(hashlib.sha256(data).hexdigest(), slot, data, False)
 
 
+def check_new(secret: Secret) -> None:
+    """Raise UsageError for a passphrase that is none."""
+    if not secret.data:
+        raise UsageError("the passphrase is empty", hint="choose one that nobody guesses: six random words")
+
+
 def put_slot(store: Store, slot: FoundSlot) -> None:
     """Store a slot, twice."""
     for name in slot_names(slot.id):
@@ -180,7 +186,8 @@ def open_slots(store: Store, config: Settings, keys: KeySource, slots: Iterable[
 def add_slot(
     store: Store, config: Settings, ring: KeyRing, secret: Secret, *, now: Callable[[], datetime], label: str = ""
 ) -> FoundSlot:
-    """Store a slot for a secret, and prove that it opens."""
+    """Store a slot for a secret, and prove that it opens. UsageError if the secret is none."""
+    check_new(secret)
     assert config.encryption is not None
     key = secret.key(config.encryption.kdf, config.repository_id)
     slot = make_slot(ring, key, kind=secret.kind, repository_id=config.repository_id, now=now(), label=label)

@@ -9,11 +9,11 @@ from datetime import datetime
 
 from msgspec import structs
 
-from drkit.errors import FormatError, IntegrityError, StoreCorrupt, UsageError
+from drkit.errors import FormatError, IntegrityError, StoreCorrupt
 from drkit.format import settings
 from drkit.format.settings import ENCRYPTION, Settings
 from drkit.seal.cipher import need_cryptography
-from drkit.seal.keys import FoundSlot, make_slot, new_encryption, new_ring, open_slots
+from drkit.seal.keys import FoundSlot, check_new, make_slot, new_encryption, new_ring, open_slots
 from drkit.seal.secret import KeySource, Secret
 from drkit.seal.store import SealedStore
 from drkit.store.base import Store
@@ -26,8 +26,8 @@ def encrypt(
 ) -> tuple[SealedStore, Settings, list[FoundSlot]]:
     """Return the store of a new encrypted repository, its settings, and slots for the secrets, all yet to be stored."""
     need_cryptography()
-    if any(not secret.data for secret in secrets):
-        raise UsageError("the passphrase is empty", hint="choose one that nobody guesses: five random words")
+    for secret in secrets:
+        check_new(secret)
     encryption, ring = new_encryption(), new_ring()
     needs = structs.replace(config.format, requires=(*config.format.requires, ENCRYPTION))
     config = structs.replace(config, format=needs, encryption=encryption)
