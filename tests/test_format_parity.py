@@ -209,3 +209,29 @@ def test_without_the_package_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UsageError, match="zfec") as caught:
         parity.library()
     assert "drkit[parity]" in caught.value.hint
+
+
+@relaxed
+@given(
+    st.tuples(st.integers(0, 300), st.integers(0, 300)),
+    st.tuples(st.sampled_from([0, 1, PIECE, 2**32 - 1]), st.sampled_from([0, 1, PIECE - 1, PIECE, 2**32 - 1])),
+    st.sampled_from([0, 1, PIECE, 2 * PIECE + 1, 2**26, 2**32 - 1]),
+    st.binary(min_size=16, max_size=16),
+    st.binary(max_size=100),
+)
+def test_a_forged_header_harms_nobody(
+    km: tuple[int, int], lengths: tuple[int, int], size: int, one: bytes, spare: bytes
+) -> None:
+    """Whoever can write the store can write any header; what is healed still has the hash that was asked for."""
+    pack_id, pack = pack_of(PIECE)
+    length, piece = lengths
+    hashes = one * min(sum(km) * -(-length // max(piece, 1)), 2000)
+    body = struct.pack("<4sHHHHIII32s", b"DRKQ", 1, 0, *km, *lengths, size, pack_id) + hashes
+    header = body + hashlib.sha256(body).digest()
+    for made in (header + spare + header, header, spare + header):
+        assert not parity.is_whole(pack_id, made)
+        try:
+            healed = parity.heal(pack_id, b"\0" + pack[1:], made)
+        except FormatError:
+            continue
+        assert healed in (None, pack)
