@@ -199,6 +199,7 @@ def test_a_game_day_destroys_the_store_and_each_other_one_brings_it_back(three: 
     (three.home / "source/later").write_text("x")
     three.ok("backup", "source", "--no-copies")
     three.ok("copy", "--to", "far")
+    three.ok("drill", "--all-stores", "--full")  # its rows must come back from the repository's own store
     names = sorted(str(path) for path in three.home.rglob("*") if path.is_file() and "inventory" not in str(path))
     result = three.ok("--json", "drill", "--game-day", "--all-stores").json
     usb, far = (loss for loss in result["losses"] if loss["loss"] == "store")
@@ -219,6 +220,26 @@ def test_a_game_day_destroys_the_store_and_each_other_one_brings_it_back(three: 
     assert failed["loss"] == "store"
     assert str(three.home / "far") in failed["what"]
     assert "lost" in failed["reason"]
+    of_a_copy = three.ok("--json", "drill", "--game-day", "--store", "usb").json["losses"]
+    assert [loss["loss"] for loss in of_a_copy] == ["index", "pack", "snapshot", "store"]
+
+
+def test_a_sealed_repository_and_its_copy(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    cli = Cli(tmp_path, DRKIT_INVENTORY="inventory.db", DRKIT_PASSWORD="correct horse battery")
+    (tmp_path / "source/a/.claude-plugin").mkdir(parents=True)
+    (tmp_path / "source/a/.claude-plugin/plugin.json").write_text('{"name": "a"}')
+    (tmp_path / "source/a/text").write_text("content\n" * 1000)
+    (tmp_path / "drkit.toml").write_text('repo = "repo"\n[stores.usb]\nurl = "usb"\n[guard]\ncopies = 2\n')
+    cli.ok("init", "--encrypt")
+    cli.ok("backup", "source")
+    cli.ok("guard", "exec", "a", "--source", "source", "--", "touch", str(tmp_path / "source/a/new"))
+    cli.ok("backup", "source")
+    assert sorted(stores(cli, "--all-stores", "--sample", "2")) == ["repo", "usb"]
+    losses = cli.ok("--json", "drill", "--game-day", "--all-stores").json["losses"]
+    assert [loss["loss"] for loss in losses] == ["index", "pack", "snapshot", "inventory", "store"]
+    rule = {check["name"]: check for check in cli("--json", "doctor").json["rule"]}
+    assert rule["2 kinds of store"]["evidence"] == f"local: {tmp_path / 'repo'}, usb"
 
 
 def test_a_game_day(cli: Cli) -> None:

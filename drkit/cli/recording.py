@@ -165,7 +165,7 @@ def restore(
 
 
 def drill(session: Session, repository: Repository, report: DrillReport) -> None:
-    """Record each drill, passed or not."""
+    """Record each drill, passed or not. Its rows are not sent: that is done where the repository's others are."""
     with _told(session):
         from drkit.inventory import DrillRecord
 
@@ -189,7 +189,6 @@ def drill(session: Session, repository: Repository, report: DrillReport) -> None
                     reason=done.reason,
                 )
             )
-    flush(session, repository)
 
 
 def game_day(session: Session, repository: Repository, report: GameDayReport) -> None:

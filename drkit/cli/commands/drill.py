@@ -131,6 +131,7 @@ def _drills(
     if len(names) > 1 and not (plugin or full):
         shares = _dealt(session, names, sample or 1, inventory)
     reports = []
+    opened: dict[str, Repository] = {}
     for name, here in shares:
         session.repo = name
         try:
@@ -143,13 +144,27 @@ def _drills(
             reports.append(DrillReport("", (unreachable(session.address(name), error, options),), 0.0))
             continue
         reports.append(_drill(session, repository, ref, rows, options, inventory))
+        opened[name] = repository
         if inventory is not None:
             recording.drill(session, repository, reports[-1])
+    for repository in _keepers(session, names, opened) if inventory is not None else ():
+        recording.flush(session, repository)
     return DrillReport(
         next((report.snapshot for report in reports if report.snapshot), ""),
         tuple(drill for report in reports for drill in report.drills),
         round(sum(report.duration_s for report in reports), 3),
     )
+
+
+def _keepers(session: Session, names: Sequence[str], opened: dict[str, Repository]) -> list[Repository]:
+    """Return where the rows go: of several stores to the first, from where they are copied, if it can be opened."""
+    if len(names) > 1 and names[0] not in opened:
+        session.repo = names[0]
+        try:
+            opened = {names[0]: session.open(), **opened}
+        except DrkitError:
+            return list(opened.values())
+    return [opened[names[0]]] if names[0] in opened else []
 
 
 def _dealt(
@@ -227,9 +242,11 @@ def _game_day(session: Session, others: Sequence[str], options: DrillOptions) ->
     ref = repository.resolve("latest")
     inventory = _inventory(session)
     rebuild = None
-    if inventory is not None:
+    # A copy has the rows of the day when it was copied: they are the repository's own to keep.
+    home = session.address(session.config.repo) if session.config.repo else repository.store.url
+    if inventory is not None and home == repository.store.url:
         recording.flush(session, repository)  # so that the copy has what the inventory has
-        rebuild = partial(_rebuild, inventory)
+        rebuild = partial(_rebuild, inventory, repository.store.url)
     with session.progress() as progress:
         report = game_day(
             repository,
@@ -259,8 +276,11 @@ def _heal(lost: Store, left: Store) -> str:
     return f"'drkit repair' brought {count(len(report.healed), 'object')} back"
 
 
-def _rebuild(inventory: Inventory, store: Store, path: bytes) -> str:
-    """Rebuild an inventory from a store as if ours were gone; IntegrityError if rows of ours do not come back."""
+def _rebuild(inventory: Inventory, url: str, store: Store, path: bytes) -> str:
+    """Rebuild an inventory from a store as if ours were gone.
+
+    IntegrityError if rows of ours that tell of the repository at `url` do not come back.
+    """
     from drkit.cli import recording
     from drkit.clock import utc_now
     from drkit.inventory import Inventory
@@ -274,7 +294,7 @@ def _rebuild(inventory: Inventory, store: Store, path: bytes) -> str:
     waiting = inventory.outbox_pending("stored")
     missing = {
         (owner, row)
-        for owner, row in _rows_of(inventory, repository) - back
+        for owner, row in _rows_of(inventory, repository, url) - back
         if not any(one.inventory == owner and one.first <= row <= one.last for one in waiting)
     }
     if missing or findings:
@@ -283,14 +303,18 @@ def _rebuild(inventory: Inventory, store: Store, path: bytes) -> str:
     return f"{count(len(back), 'row')} of snapshots, verifications and drills came back from the store"
 
 
-def _rows_of(inventory: Inventory, repository: Repository) -> set[tuple[str, int]]:
-    """Return the keys of the rows that tell of snapshots, verifications and drills of a repository."""
+def _rows_of(inventory: Inventory, repository: Repository, url: str = "") -> set[tuple[str, int]]:
+    """Return the keys of the rows that tell of snapshots, verifications and drills of a repository.
+
+    With a `url` only of those in that store: what was recorded in another one may have been left there.
+    """
     rows: list[SnapshotRecord | VerificationRecord | DrillRow] = [
         *inventory.snapshots(),
         *inventory.verifications(),
         *inventory.drills(),
     ]
-    return {(row.inventory, row.id) for row in rows if row.repository == repository.config.repository_id}
+    repo_id = repository.config.repository_id
+    return {(row.inventory, row.id) for row in rows if row.repository == repo_id and url in {"", row.store}}
 
 
 def _finish(console: Console, report: DrillReport | GameDayReport, junit: str) -> None:
