@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import contextlib
 import hashlib
 import os
 import stat
@@ -41,6 +42,7 @@ from drkit.seal.sheet import code_text
 from drkit.store import LocalStore, MemoryStore, Store
 from drkit.store.wrap import AppendOnly
 from tests.support.cli import Cli
+from tests.support.crash import store_crash_points
 from tests.support.repos import START, Bench
 
 KEY = new_key()
@@ -226,6 +228,64 @@ def test_a_slot_that_was_removed_does_not_come_back_by_repair(store: MemoryStore
     delete_slot(store, added.id)
     assert repair(store, [there], progress=NullProgress(), now=now, keys=source(KEY)).healed == ()
     assert len(read_slots(store)) == 1
+
+
+# Killed at every change of the store
+
+
+def encrypted() -> MemoryStore:
+    store = MemoryStore()
+    repo = Repository.create(store, now=now(), secrets=[KEY])
+    repo.store.put("locks/old", b"1")
+    return store
+
+
+def test_killed_while_it_is_made() -> None:
+    points = 0
+    for point in store_crash_points(
+        MemoryStore, lambda store: Repository.create(store, now=now(), secrets=[KEY, OTHER])
+    ):
+        points += 1
+        with contextlib.suppress(UsageError):  # the second copy of the settings is what was missing
+            Repository.create(point.state, now=now(), secrets=[KEY, OTHER])
+        for secret in (KEY, OTHER):
+            assert isinstance(Repository.open(point.state, keys=source(secret)).store, SealedStore)
+    assert points == 8
+
+
+def test_killed_while_the_key_is_rotated() -> None:
+    def action(store: Store) -> None:
+        rotate(store, clear(store), source(KEY), (), now=now)
+
+    epochs = set()
+    for point in store_crash_points(encrypted, action):
+        for _ in range(2):  # as it was left, and after another rotation
+            repo = Repository.open(point.state, keys=source(KEY))
+            assert isinstance(repo.store, SealedStore)
+            epochs.add(repo.store.ring.current)
+            assert repo.store.get("locks/old") == b"1"
+            repo.store.put("locks/new", b"2", overwrite=True)
+            action(point.state)
+            assert len(read_slots(point.state)) == 1
+            assert Repository.open(point.state, keys=source(KEY)).store.get("locks/new") == b"2"
+    assert epochs == {1, 2, 3}
+
+
+def test_killed_while_a_slot_is_removed() -> None:
+    def two() -> MemoryStore:
+        store = encrypted()
+        add_slot(store, clear(store), open_slots(store, clear(store), source(KEY)).ring, OTHER, now=now)
+        return store
+
+    def action(store: Store) -> None:
+        (own,) = open_slots(store, clear(store), source(OTHER)).slots
+        delete_slot(store, own[0])
+
+    for point in store_crash_points(two, action):
+        with contextlib.suppress(WrongKey):
+            action(point.state)
+        assert len(read_slots(point.state)) == 1
+        Repository.open(point.state, keys=source(KEY))
 
 
 # Settings
