@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drkit.backup import BackupOptions, backup
 from drkit.model import Snapshot
@@ -306,6 +308,37 @@ def test_slots_that_somebody_changed(sealed: Sealed) -> None:
         for path in (first, second):
             change(path, lambda _: json.dumps({**record, key: value}).encode())  # noqa: B023  # used at once
         assert sealed.recover("--list").code == 12, key
+
+
+@settings(max_examples=40, deadline=None)
+@given(spots=st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 255)), min_size=1, max_size=4), cut=st.booleans())
+def test_whatever_is_damaged_nothing_wrong_is_restored(
+    tmp_path_factory: pytest.TempPathFactory, spots: list[tuple[int, int]], cut: bool
+) -> None:
+    """Bytes anywhere in the repository are overwritten, or an object is cut short."""
+    home = tmp_path_factory.getbasetemp() / "kept"
+    if not home.exists():
+        home.mkdir()
+        Sealed(home).back_up()
+    root, target = home / "damaged", home / "target"
+    for path in (root, target):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(home / "repo", root)
+    objects = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".py")
+    for where, value in spots:
+        at = where // len(objects)
+        change(
+            objects[where % len(objects)],
+            lambda data, at=at, value=value: (  # type: ignore[misc]
+                data[: at % max(1, len(data))] + (b"" if cut else bytes([value]) + data[at % max(1, len(data)) + 1 :])
+            ),
+        )
+    code = recover.main(["--repo", str(root), "--target", str(target), "--key-file", str(home / "key")])
+    assert code in {0, 3, 12, 20}
+    right = {path.relative_to(home / "source"): path.read_bytes() for path in (home / "source").rglob("*.md")}
+    found = {path.relative_to(target): path.read_bytes() for path in target.rglob("*.md")}
+    assert found.items() <= right.items()
+    assert code or found == right
 
 
 def test_a_rotated_key_reads_old_and_new(sealed: Sealed) -> None:

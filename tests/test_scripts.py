@@ -250,12 +250,13 @@ def test_large_files_share_what_is_shifted(tmp_path: Path) -> None:
 
 def test_bench_smoke(drkit: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "work").mkdir()
-    arguments = ["--smoke", "--tools", "tar", "--work", str(tmp_path / "work"), "--drkit", drkit]
+    arguments = ["--smoke", "--tools", "tar", "--work", str(tmp_path / "work"), "--drkit", drkit, "--encrypted"]
     assert bench.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
     written = json.loads((tmp_path / "out.json").read_text())
     ours = {result["scenario"]: result for result in written["results"] if result["tool"] == "drkit"}
     assert ours.keys() >= {"corpus", "many", "unchanged", "verify", "restore", "plugin", "large"}
     assert all(len(result["runs"]) == 1 for result in ours.values())
+    assert {result["scenario"] for result in written["results"] if result["tool"] == "drkit encrypted"} == set(ours)
     assert ours["large"]["size"] < 8_000_000
     assert "| … added by it |" in capfd.readouterr().out
     assert os.listdir(tmp_path / "work") == []

@@ -239,9 +239,12 @@ def parse_key(text: str) -> bytes:
     return key
 
 
-def given_secrets() -> list[tuple[str, bytes]]:
-    """Return the kinds of slots that can be opened, `keyfile` or `passphrase`, each with the key or the passphrase."""
-    path, text = os.environ.get("DRKIT_KEY_FILE"), os.environ.get("DRKIT_PASSWORD")
+def given_secrets(path: str) -> list[tuple[str, bytes]]:
+    """Return the kinds of slots that can be opened, `keyfile` or `passphrase`, each with the key or the passphrase.
+
+    `path` is that of the key file, empty if none was named.
+    """
+    text = os.environ.get("DRKIT_PASSWORD")
     file, command = os.environ.get("DRKIT_PASSWORD_FILE"), os.environ.get("DRKIT_PASSWORD_COMMAND")
     secrets, what = [], path
     try:
@@ -274,14 +277,14 @@ def slot_key(kind: str, secret: bytes, repository: str, kdf: dict[str, Any]) -> 
     return hashlib.scrypt(secret, salt=salt, n=n, r=r, p=p, maxmem=1 << 30, dklen=32)
 
 
-def open_sealed(files: Files, found: list[dict[str, Any]]) -> SealedFiles:
+def open_sealed(files: Files, found: list[dict[str, Any]], key_file: str) -> SealedFiles:
     """Return the objects of an encrypted repository in clear; one of `found` must be its settings.
 
     StopError if what is given opens no key slot.
     """
     if not all(isinstance(settings.get("encryption"), dict) for settings in found):
         raise DamagedError("the settings do not say clearly whether, and how, there is encryption")
-    crypto, secrets = find_crypto(), given_secrets()
+    crypto, secrets = find_crypto(), given_secrets(key_file)
     rings: list[dict[str, Any]] = []
     for settings in found:
         repository = str(settings["repository_id"])
@@ -488,7 +491,7 @@ class Repository:
     only clues, since the hash decides, and one of the two is enough.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, key_file: str = "") -> None:
         """Read the settings. StopError if this is no repository that can be read."""
         self.files = files
         self.packs: list[str] = []
@@ -496,7 +499,7 @@ class Repository:
         self.places: dict[bytes, bytes] = {}  # by 16 bytes of the id; further places have one + more each
         self.cache: dict[tuple[int, int, int], bytes] = {}  # decoded frames, the last used last
         self.cached = 0
-        self.read_settings()
+        self.read_settings(key_file)
 
     def read(self, name: str, limit: int = MAX_JSON) -> bytes:
         """Return an object; DamagedError if its bytes do not hash to the id in its name, where it has one."""
@@ -506,8 +509,8 @@ class Repository:
             raise DamagedError("its bytes do not hash to its name")
         return data
 
-    def read_settings(self) -> None:
-        """Check drkit.json and its copy; with neither, go on if it looks like a repository."""
+    def read_settings(self, key_file: str) -> None:
+        """Check drkit.json and its copy, and open what is encrypted; with neither, go on if it looks like one."""
         found = []
         for name in ("drkit.json", "drkit-copy.json"):
             try:
@@ -524,8 +527,8 @@ class Repository:
             for settings in found[:1]:
                 check_format(settings["format"], "the repository", ["encryption"])
                 if "encryption" in settings["format"].get("requires", ()):
-                    self.files = open_sealed(self.files, found)
-                elif os.environ.get("DRKIT_KEY_FILE") or os.environ.get("DRKIT_PASSWORD"):
+                    self.files = open_sealed(self.files, found, key_file)
+                elif key_file or os.environ.get("DRKIT_PASSWORD"):
                     say("warning: a key is given, but the repository is not encrypted: is it the one that you mean?")
         except INVALID as error:
             raise StopError(20, reason(error)) from None
@@ -1061,9 +1064,7 @@ def find_snapshot(repo: Repository, spec: str) -> tuple[dict[str, Any], int]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for, and return the exit code."""
-    if args.key_file:
-        os.environ["DRKIT_KEY_FILE"] = args.key_file
-    repo = Repository(Files(args.repo))
+    repo = Repository(Files(args.repo), args.key_file or os.environ.get("DRKIT_KEY_FILE", ""))
     if args.list:
         return list_snapshots(repo)
     repo.read_places()
