@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,52 @@ def test_a_file_that_is_no_database_stays_what_it_is(bench: Bench, tmp_path: Pat
     with pytest.raises(StoreError, match="not a database"):
         copied(bench, open_store(f"libsql-file:{place}"))
     assert place.read_bytes() == b"Dear Sir or Madam, " * 500
+
+
+def test_a_database_on_a_medium_that_cannot_be_written_is_read(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk in the cupboard, with its write lock on."""
+    target = open_store(f"libsql-file:{tmp_path}/offsite.db")
+    copied(bench, target)
+    target.close()
+    place = tmp_path / "offsite.db"
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    before = state(tmp_path)
+    still = open_store(f"libsql-file:{place}")
+    assert contents(Repository.open(still)) == bench.files()
+    report = repair(MemoryStore("new"), [still], progress=NullProgress(), now=utc_now)
+    assert report.ok
+    with pytest.raises(StoreError, match="cannot be written"):
+        copied(bench, still)
+    still.close()
+    assert state(tmp_path) == before
+    # What is in a log that nobody can bring into it would be missing.
+    (tmp_path / "offsite.db-wal").write_bytes(b"log")
+    with pytest.raises(StoreError, match="has a log beside it"):
+        open_store(f"libsql-file:{place}").get("drkit.json")
+    (tmp_path / "offsite.db-wal").unlink()
+    place.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="not a database"):
+        open_store(f"libsql-file:{place}").get("drkit.json")
+
+
+def test_a_folder_in_the_place_of_an_object(bench: Bench, tmp_path: Path) -> None:
+    """An empty one is healed over; one with something in it is somebody's, and stays."""
+    copy_of = MemoryStore("copy")
+    copied(bench, copy_of)
+    pack, snapshot = (tmp_path / "repo" / names(copy_of, prefix)[0] for prefix in ("packs/", "snapshots/"))
+    for place in (pack, snapshot):
+        place.unlink()
+        place.mkdir()
+    (pack / "mine").touch()
+    with pytest.raises(StoreError, match="a directory lies in the place of packs/"):
+        repair(bench.store, [copy_of], progress=NullProgress(), now=utc_now)
+    assert (pack / "mine").exists()
+    (pack / "mine").unlink()
+    assert repair(bench.store, [copy_of], progress=NullProgress(), now=utc_now).ok
+    assert contents(bench.repo) == bench.files()
 
 
 def test_rules_that_cannot_be_meant(bench: Bench, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Line:
     """A way to a server that breaks on order: `store` lies there, `direct` is the same by a way that holds."""
 
     moments: tuple[str, ...]
+    step: int
+    """At every so-maniest request it breaks: where a server takes long, not at each."""
     store: Store
     direct: Store
 
@@ -58,6 +60,7 @@ class Line:
 
 class S3Line(Line):
     moments = MOMENTS
+    step = 3
 
     def __init__(self, servers: Servers, proxy: Proxy) -> None:
         self._servers = servers
@@ -82,6 +85,7 @@ class S3Line(Line):
 
 class TursoLine(Line):
     moments = ("cut", "lost", "500", "expired")
+    step = 1
 
     def __init__(self, server: Hrana) -> None:
         self._server = server
@@ -204,9 +208,9 @@ def check(store: Store) -> Repository:
 def test_a_line_that_breaks_at_any_request_is_not_noticed(line: Line, scene: Scene, command: str) -> None:
     work: Work = getattr(scene, command)
     met = 0
-    for number in range(MOST):
+    for number in range(0, MOST, line.step):
         line.begin(scene.objects(command))
-        line.cut(number, line.moments[number % len(line.moments)])
+        line.cut(number, line.moments[number // line.step % len(line.moments)])
         work(line.store)
         if not line.mend():
             line.close()
@@ -216,7 +220,7 @@ def test_a_line_that_breaks_at_any_request_is_not_noticed(line: Line, scene: Sce
         assert names(line.direct, "locks/") == []
         assert len(repo.snapshots()) == {"back_up": 4, "prune": 1}.get(command, 3)
         line.close()
-    assert 5 < met < MOST
+    assert 2 < met < MOST // line.step
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -224,9 +228,9 @@ def test_a_line_that_breaks_for_good_loses_nothing(line: Line, scene: Scene, com
     """The command says so; when the line is back, what was there is there, and the same command ends its work."""
     work: Work = getattr(scene, command)
     failed = 0
-    for number in range(0, MOST, 3):
+    for number in range(0, MOST, 3 * line.step):
         line.begin(scene.objects(command))
-        line.cut(number, line.moments[number % len(line.moments)], times=MOST)
+        line.cut(number, line.moments[number // line.step % len(line.moments)], times=MOST)
         with suppress(StoreError):
             work(line.store)
             line.close()
@@ -241,4 +245,4 @@ def test_a_line_that_breaks_for_good_loses_nothing(line: Line, scene: Scene, com
         assert contents(check(line.direct)) == scene.bench.files()
         line.close()
     line.mend()
-    assert 1 < failed < MOST // 3
+    assert 0 < failed < MOST // (3 * line.step)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import ClassVar, Self
@@ -259,6 +260,17 @@ def _is_gone(lock: bytes) -> bool:
 
 class _PruneRecord(msgspec.Struct):
     packs: tuple[str, ...]
+    sha256: str = ""
+
+
+def put_record(store: Store, name: str, packs: Iterable[PackId]) -> None:
+    """Put the record of a prune that condemns these packs, with a hash: it has none in its name."""
+    digits = tuple(sorted(pack.hex() for pack in packs))
+    store.put(name, msgspec.json.encode(_PruneRecord(digits, _sha256(digits))), overwrite=True)
+
+
+def _sha256(digits: Sequence[str]) -> str:
+    return hashlib.sha256("".join(digits).encode()).hexdigest()
 
 
 def condemned_packs(store: Store) -> dict[str, frozenset[PackId]]:
@@ -273,6 +285,8 @@ def condemned_packs(store: Store) -> dict[str, frozenset[PackId]]:
             record = msgspec.json.decode(data, type=_PruneRecord)
             if not all(map(is_id, record.packs)):
                 raise ValueError("it names what is no pack")
+            if record.sha256 not in {"", _sha256(record.packs)}:
+                raise ValueError("its hash is wrong")
             records[info.name] = frozenset(PackId(bytes.fromhex(digits)) for digits in record.packs)
         except ObjectNotFound:
             continue

@@ -8,16 +8,22 @@ from enum import Enum
 
 from msgspec import Struct
 
-from drkit.errors import FormatError, IntegrityError, ObjectNotFound
+from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreError
 from drkit.format import manifest, nodes
 from drkit.format.indexfile import ID_SIZE
 from drkit.model import Kind, PackId, Place, Root, Snapshot
-from drkit.repo import BlobReader, Repository
+from drkit.repo import BlobReader, Repository, SnapshotRef
 
 _LOST = (
     "run 'drkit verify --all' for what is lost, and mend it or forget the snapshot first: "
     "what lies below a damaged part is not known, so nothing can be given back"
 )
+
+_DAMAGED = (
+    "bring it back from a copy with 'drkit repair --from URL'; where no copy has it, move it out of the repository: "
+    "the space of what it alone needed is given back then"
+)
+_LISTS = "a prune needs a store that lists what it has; see 'drkit doctor --store URL'"
 
 
 class Form(Enum):
@@ -73,19 +79,28 @@ class Live:
     def add(self, names: Sequence[str]) -> set[bytes]:
         """Add the snapshots that are new, the newest first; return the keys that were not live before.
 
-        IntegrityError if a snapshot, or a node of one, cannot be read.
+        IntegrityError if a snapshot, or a node of one, cannot be read; StoreError if the store lists it now and then.
         """
         before = set(self.keys) if self.names else set()
         refs = {ref.name: ref for ref in self._repo.snapshots()}
         for name in sorted(set(names) - self.names, reverse=True):
             with contextlib.suppress(ObjectNotFound):  # its backup took it back, or somebody forgot it
                 try:
-                    self._snapshot(self._repo.load(refs[name]))
-                except (IntegrityError, KeyError):
+                    self._snapshot(self._load(name, refs.get(name)))
+                except IntegrityError:
                     self._repo.store.stat(name)  # one that is gone need not be whole
                     raise
                 self.names.add(name)
         return self.keys - before
+
+    def _load(self, name: str, ref: SnapshotRef | None) -> Snapshot:
+        if ref is None:
+            self._repo.store.stat(name)
+            raise StoreError(f"{self._repo.store.url} does not list {name}, which it has", hint=_LISTS)
+        try:
+            return self._repo.load(ref)
+        except FormatError as error:
+            raise IntegrityError(str(error), hint=_DAMAGED) from error
 
     def _snapshot(self, snap: Snapshot) -> None:
         for root, form in ((snap.manifest, Form.ENTRIES), (snap.plugin_table, Form.PLUGINS)):

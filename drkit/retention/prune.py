@@ -23,7 +23,7 @@ from drkit.model import PackId
 from drkit.progress import Progress
 from drkit.repo import Repository
 from drkit.repo.index import read_pack_table, stored_packs, write_index
-from drkit.repo.lock import FoundLock, PruneLock, condemned_packs, find_locks, remove_dead
+from drkit.repo.lock import FoundLock, PruneLock, condemned_packs, find_locks, put_record, remove_dead
 from drkit.repo.names import index_name, pack_id_of, pack_name
 from drkit.repo.newest import survey, write_newest
 from drkit.repo.parity import parity_id_of, parity_name
@@ -243,7 +243,7 @@ class _Job:
 
     def _condemn(self) -> float:
         """Put the record. From here on new backups treat its packs as absent; return its stamp."""
-        self._put_record()
+        put_record(self._store, self._record, self._gone)
         # Written first, read second: who takes this prune for dead has seen the record, or this sees its lock gone.
         self._now()
         return self._store.stat(self._record).modified
@@ -259,7 +259,7 @@ class _Job:
         self._planner.there |= stored_packs(self._store).keys()
         if spared:
             self._gone -= spared
-            self._put_record()
+            put_record(self._store, self._record, self._gone)
 
     def _deferred(self, began: float, layout: Layout) -> frozenset[PackId]:
         """Return the packs that must stay for now, because a backup that does not know of the record may need them."""
@@ -274,10 +274,6 @@ class _Job:
         return self._planner.holding(fresh, self._gone) if fresh else frozenset()
 
     # Writing
-
-    def _put_record(self) -> None:
-        packs = sorted(pack.hex() for pack in self._gone)
-        self._store.put(self._record, msgspec.json.encode({"packs": packs}), overwrite=True)
 
     def _write_index(self, done: Written | None) -> None:
         """Store one index of all packs that stay, the new ones first: of two places of a node theirs is better."""

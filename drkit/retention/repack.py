@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from msgspec import Struct
 
-from drkit.errors import FormatError, IntegrityError
+from drkit.errors import FormatError, IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format import frames, hints
 from drkit.format.indexfile import ID_SIZE, IndexedPack
 from drkit.format.limits import CHUNK_MIN, FRAME_JOINED, MIB, SMALL_BACKUP
@@ -20,6 +21,7 @@ from drkit.repo.names import pack_name
 from drkit.repo.packer import Packer
 from drkit.retention.mark import Node, children_of
 from drkit.retention.plan import Layout, Planner
+from drkit.store.base import Store
 
 _READ_AT_ONCE = 16 * MIB
 
@@ -36,6 +38,20 @@ class Written(Struct, frozen=True):
     def find(self, blob_id: bytes) -> Place | None:
         """Return where a blob is from now on."""
         return self.fresh.find(blob_id) or self.stays.find(blob_id)
+
+
+def _read_back(store: Store, pack_id: PackId) -> None:
+    """Raise StoreCorrupt if a pack is not in the store as it was put: what it was made of is about to be deleted."""
+    name = pack_name(pack_id)
+    with contextlib.suppress(StoreCorrupt, ObjectNotFound):
+        if hashlib.sha256(store.get(name)).digest() == pack_id:
+            return
+    with contextlib.suppress(ObjectNotFound):  # else the next prune would take it for another place of what it holds
+        store.delete(name)
+    raise StoreCorrupt(
+        f"{store.url} does not give {name} back as it was put; it was taken away again, and nothing else was deleted",
+        hint="check that store with 'drkit doctor --store URL', then prune again",
+    )
 
 
 class _Frame(Struct, frozen=True):
@@ -59,7 +75,8 @@ def repack(
 ) -> Written:
     """Store everything that the layout moves. All of it is durable afterwards; no index object names it yet.
 
-    Every blob is hashed before and after. IntegrityError if one is lost: nothing was deleted then.
+    Every blob is hashed before, and every pack as the store gives it back. IntegrityError if a blob is lost,
+    StoreCorrupt if a pack is: nothing was deleted then.
     """
     stays = Index()
     for pack_id, known in planner.packs.items():
@@ -75,6 +92,9 @@ def repack(
         writer.settle()
         if any(key not in writer.fresh for key in layout.moved):
             raise IntegrityError("what is needed was not all written anew; nothing was deleted")
+        for pack in packer.new_packs:
+            tick()
+            _read_back(repo.store, pack.id)
         return Written(packer.new_packs, stays, writer.fresh, writer.bytes_read, packer.bytes_added)
 
 

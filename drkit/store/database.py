@@ -8,13 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from drkit.errors import DrkitError, IntegrityError, LockedError, StoreCorrupt, StoreError, StoreUnavailable, UsageError
 from drkit.hrana import Hrana, Rows, Statement
-from drkit.libsql import File
+from drkit.libsql import File, Value
 from drkit.store.url import FILE_SCHEME, file_of
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class FileDatabase:
         self._path = path
         self._sleep = sleep
         self._turns = Turns([None])
-        self._file: _File | None = None
+        self._file: _File | _Still | None = None
 
     @property
     def url(self) -> str:
@@ -165,9 +165,11 @@ class FileDatabase:
             if file is not None:
                 file.close()
 
-    def _open(self) -> _File:
+    def _open(self) -> _File | _Still:
         if self._file is None:
-            self._file = _File(self._path, sleep=self._sleep)
+            there = os.path.exists(self._path)
+            still = there and not all(os.access(path, os.W_OK) for path in (self._path, os.path.dirname(self._path)))
+            self._file = _Still(self._path) if still else _File(self._path, sleep=self._sleep)
         return self._file
 
 
@@ -178,7 +180,56 @@ class _File(File):
     what = "store"
     if_damaged = "bring it back from another copy with 'drkit copy --to'"
     if_closed = "check its directory and permissions"
+    if_else = "check that its disk is sound and has room, then run the command again"
     if_unnamed = "name a file whose path is UTF-8"
+
+
+class _Still:
+    """A file on a medium that cannot be written, through the standard library: libSQL wants to write beside it."""
+
+    def __init__(self, path: bytes) -> None:
+        import sqlite3
+        from urllib.parse import quote
+
+        self._name = os.fsdecode(path)
+        with suppress(OSError):
+            if os.path.getsize(path + b"-wal"):
+                raise StoreError(
+                    f"the store {self._name} has a log beside it and cannot be written",
+                    hint="copy the file and its -wal to a disk that can be written, and use it there",
+                )
+        with self._translated():
+            self._connection = sqlite3.connect(
+                f"file:{quote(path)}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+            )
+
+    def execute(self, sql: str, values: Sequence[Value] = ()) -> Rows:
+        """Run one statement and return its rows."""
+        with self._translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Nothing: it does not change."""
+        return nullcontext()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Raise StoreError."""
+        raise StoreError(f"the store {self._name} cannot be written", hint=_File.if_closed)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        import sqlite3
+
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"the store {self._name}: {error}", hint=_File.if_else) from error
+        except sqlite3.DatabaseError as error:
+            raise StoreCorrupt(f"the store {self._name} is damaged: {error}", hint=_File.if_damaged) from error
 
 
 def _unprepared(error: StoreError, url: str) -> Unprepared | None:

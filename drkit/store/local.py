@@ -81,7 +81,7 @@ class LocalStore:
         with self._translated("write", name), self._folder(path) as folder:
             base = os.path.basename(path)
             try:
-                if not overwrite and _is_there(folder, base):
+                if _is_there(folder, base, name) and not overwrite:
                     raise FileExistsError(errno.EEXIST, "is there already")
                 with _temporary(folder) as (fd, temporary):
                     _write(fd, view)
@@ -315,12 +315,22 @@ def _publish(folder: int, temporary: bytes, base: bytes, *, overwrite: bool) -> 
         os.unlink(temporary, dir_fd=folder)
 
 
-def _is_there(folder: int, base: bytes) -> bool:
+def _is_there(folder: int, base: bytes, name: str) -> bool:
+    """Whether something has the name. A directory is no object: an empty one is removed, another is a StoreError."""
     try:
-        os.stat(base, dir_fd=folder, follow_symlinks=False)
+        status = os.stat(base, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            return True
+        os.rmdir(base, dir_fd=folder)
     except FileNotFoundError:
         return False
-    return True
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        raise StoreError(
+            f"a directory lies in the place of {name}", hint="move it out of the repository, then run the command again"
+        ) from error
+    return False
 
 
 def _sync_folder(folder: int | bytes) -> None:
