@@ -421,6 +421,7 @@ def test_a_name_is_taken_wherever_a_store_is(home: Home) -> None:
     assert home.ok("plugins", "--repo", "box", "--json").json["plugins"][0]["path"] == "one"
     there = Cli(home.home, DRKIT_REPO="box")
     assert there.ok("restore-plugin", "one", "--target", "out", "--json").json["lost"] == []
+    assert home("doctor", "--store", "box", "--json").json["abilities"][0]["ok"]
     (home.home / "box").mkdir()
     assert home("snapshots", "--repo", "./box", "--json").error["code"] == 10
 
@@ -477,7 +478,8 @@ def test_status_tells_of_damage_until_a_proof_of_that_level(home: Home) -> None:
     home.copies()
     usb = home.ok("status", "--json").json["stores"][1]
     assert usb["failed"], "that the packs exist does not outdo what was found in them"
-    assert "DAMAGED: drkit repair --repo usb" in home.ok("status").text
+    told = "DAMAGED: drkit repair --repo usb; drkit verify --all --store usb --level content\n"
+    assert told in home.ok("status").text
     home.ok("repair", "--repo", "usb")
     home.ok("verify", "--store", "usb", "--level", "content")
     assert not home.ok("status", "--json").json["stores"][1]["failed"]
@@ -508,7 +510,7 @@ def test_nothing_is_known_of_a_store_that_never_had_a_copy(home: Home) -> None:
     with Inventory.open(os.fsencode(home.home / "data/drkit/inventory.db"), now=lambda: datetime.now(UTC)) as inventory:
         repository = inventory.snapshots()[0].repository
         known = standing(inventory.engine, repository, home.store("usb"))
-        assert (known.snapshot, known.behind, known.proved, known.failed) == (None, 1, {}, False)
+        assert (known.snapshot, known.behind, known.proved, known.failed) == (None, 1, {}, "")
         later = datetime.now(UTC) + timedelta(days=2)
         stores = {"repo": home.store("repo"), "usb": home.store("usb")}
         report = status(inventory, now=later, rpo_s=1e9, stores=stores)

@@ -17,8 +17,8 @@ class Standing(Struct, frozen=True):
 
     `snapshot` is the newest that is known to be there, None if none is. `behind` counts the snapshots of the
     repository, wherever they are, that came after it; `since` is when the first of them was taken, None if there is
-    none. `proved` has the time of the newest proof of each level, highest first; `failed` tells that damage was found
-    and that no proof of that level or a higher one came after.
+    none. `proved` has the time of the newest proof of each level, highest first; `failed` is the highest level at which
+    damage was found and no proof of that level or a higher one came after, empty if there is none.
     """
 
     url: str
@@ -26,7 +26,7 @@ class Standing(Struct, frozen=True):
     behind: int
     since: str | None
     proved: dict[str, str]
-    failed: bool
+    failed: str
 
 
 def standing(engine: Engine, repo_id: str, url: str) -> Standing:
@@ -41,7 +41,7 @@ def standing(engine: Engine, repo_id: str, url: str) -> Standing:
     forgotten = _forgotten(engine, later[0][2]) if later else frozenset()
     gone = {snapshot for snapshot, store, _ in later if (snapshot, store) in forgotten}
     times = {snapshot: at for snapshot, _, at in later if snapshot not in gone}
-    proved, failed = {}, False
+    proved, failed = {}, ""
     best = ""
     for level in reversed(LEVELS):
         good = _proved(engine, repo_id, url, level)
@@ -49,7 +49,8 @@ def standing(engine: Engine, repo_id: str, url: str) -> Standing:
             proved[level] = good
         best = max(best, good)
         bad = engine.execute(queries.FAILED, (repo_id, url, level))
-        failed = failed or (bool(bad) and bad[0][0] > best)
+        if bad and bad[0][0] > best:
+            failed = failed or level
     return Standing(url, newest, len(times), min(times.values(), default=None), proved, failed)
 
 

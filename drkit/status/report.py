@@ -71,7 +71,7 @@ class StoreStatus(Struct, frozen=True):
 
     `snapshot` is the newest that is known to be there. `lag` counts the snapshots of the repository that came after
     it, `lag_s` is how long ago the first of them was taken. `proved` has the age of the newest proof of each level,
-    highest first; `failed` tells that damage was found since.
+    highest first; `failed` is the level at which damage was found since, empty if none was.
     """
 
     name: str
@@ -82,7 +82,7 @@ class StoreStatus(Struct, frozen=True):
     lag_s: float
     lag_met: bool
     proved: dict[str, float]
-    failed: bool
+    failed: str
 
 
 class StatusReport(Struct, frozen=True):

@@ -30,7 +30,8 @@ KEYS = {
     "newest verified snapshot; null where there is none",
     "stores": "of each store that is to have every snapshot: {name, url, repository, snapshot, lag, lag_s, lag_met, "
     "proved, failed}; `snapshot` is the newest there, `lag` how many came after it, `lag_s` how long ago the first of "
-    "them was taken, `proved` the age in seconds of the newest proof of each level, `failed` whether damage is known",
+    "them was taken, `proved` the age in seconds of the newest proof of each level, `failed` the level at which damage "
+    "was found since, or empty",
     "pending": "how many recorded transactions the repository (`stored`) and Turso (`pushed`) have not got",
 }
 GROUPS = 12
@@ -168,7 +169,8 @@ def _show_store(console: Console, store: StoreStatus) -> None:
             youngest = seconds
     proof = f"verified at level {', '.join(proofs)}" if proofs else "never verified"
     if store.failed:
-        proof = f"DAMAGED: drkit repair --repo {store.name}"
+        again = f"drkit verify --all --store {store.name} --level {store.failed}"
+        proof = f"DAMAGED: drkit repair --repo {store.name}; {again}"
     console.line(f"{' ' if store.lag_met and not store.failed else '!'} {store.name}: {store.url}")
     console.line(f"    {lag}; {proof}")
 
