@@ -82,7 +82,7 @@ class SealedStore(Wrapped):
             )
         piece = chunks[offset - first * CHUNK : end - first * CHUNK]
         if len(piece) != length:
-            raise self._outside(name, offset, length)
+            raise self._outside(name, offset, length, piece)
         return piece
 
     def stat(self, name: str) -> ObjectInfo:
@@ -132,18 +132,17 @@ class SealedStore(Wrapped):
         try:
             data = self.inner.get_range(stored, start, min(end, size) - start)
             size = self._sizes.get(name, 0)
-        except EndsBefore as error:
-            data = error.data
+        except StoreCorrupt as error:
+            data = error.data if isinstance(error, EndsBefore) else b""
             size = start + len(data)
-            if not data:
-                return b""
+            if not data:  # nothing is there, or this store does not give what there is
+                size = self.inner.stat(stored).size
+                if size >= end:
+                    raise
+                if size <= start:
+                    return b""
+                data = self.inner.get_range(stored, start, size - start)
             self._note(name, size)
-        except StoreCorrupt:  # this store does not give what there is
-            size = self.inner.stat(stored).size
-            if not start < size < end:
-                raise
-            self._note(name, size)
-            data = self.inner.get_range(stored, start, size - start)
         return self._cipher.open_part(name, data, first, ends=start + len(data) == size)
 
     def _again(self, stored: str, start: int, length: int, read: Callable[[], T]) -> T:
@@ -157,8 +156,9 @@ class SealedStore(Wrapped):
             self.inner.forget(stored, start, length)
         return read()
 
-    def _outside(self, name: str, offset: int, length: int) -> EndsBefore:
-        return EndsBefore(f"{name} in {self.url} ends before byte {offset + length}: {length} at {offset} were asked")
+    def _outside(self, name: str, offset: int, length: int, data: bytes = b"") -> EndsBefore:
+        message = f"{name} in {self.url} ends before byte {offset + length}: {length} at {offset} were asked"
+        return EndsBefore(message, data=data)
 
 
 def beside(store: Store, other: Store) -> Store:
