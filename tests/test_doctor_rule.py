@@ -14,7 +14,7 @@ from drkit.clock import utc_now
 from drkit.copy import copy
 from drkit.doctor import Place, RuleCheck, Surroundings, Targets, examine
 from drkit.errors import RepositoryNotFound, StoreError, StoreUnavailable
-from drkit.inventory import Inventory
+from drkit.inventory import DrillRecord, Inventory
 from drkit.progress import NullProgress
 from drkit.repo import Repository
 from drkit.store import MemoryStore, Store
@@ -120,7 +120,7 @@ def test_a_rule_that_is_kept_is_no_finding(scene: Scene) -> None:
     assert rule["2 kinds of store"].evidence == "local: own; cloud: cloud"
     assert rule["1 off-site"].evidence == "cloud"
     assert rule["1 append-only or immutable"].evidence == "cloud refused to delete"
-    assert rule["0 errors"].evidence.startswith("own verified at level content ")
+    assert rule["0 errors"].evidence.startswith("own was verified at level content ")
     assert list(scene.own.list("quarantine/")) == []
 
 
@@ -204,6 +204,26 @@ def test_a_verification_that_failed_is_damage_until_one_is_good(scene: Scene) ->
     assert broken(scene) == ["0 errors"]
     scene.verified(scene.there)
     assert broken(scene) == []
+
+
+def test_a_drill_of_everything_has_read_it(scene: Scene) -> None:
+    scene.verified(scene.there, ok=False)
+    assert broken(scene) == ["0 errors"]
+    repo = Repository.open(scene.own)
+    ids = (repo.config.repository_id, scene.there.url, str(repo.resolve("latest").id))
+
+    def drill(plugin: bytes | None, *, passed: bool) -> None:
+        times = (0.1, 0.1, 0.1, 0.2, 300.0, 60.0)
+        scene.inventory.record_drill(DrillRecord(*ids, plugin, "drkit", *times, 10, 1, passed, "" if passed else "x"))
+
+    for plugin, passed in ((b"a", True), (None, False)):
+        drill(plugin, passed=passed)
+        assert broken(scene) == ["0 errors"]
+    drill(None, passed=True)
+    rule, _ = scene.examine()
+    assert "cloud was brought back whole" in rule["0 errors"].evidence
+    scene.verified(scene.there, "packs", ok=False)
+    assert broken(scene) == ["0 errors"]
 
 
 def test_what_was_never_read_is_not_without_errors(scene: Scene) -> None:

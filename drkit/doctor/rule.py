@@ -190,15 +190,22 @@ class Rule:
     def _last_proof(self, copy: _Copy, inventory: Inventory, now: datetime) -> tuple[bool, str]:
         """Return what the newest verification of a store says: it must be good, recent, and have read the packs."""
         assert copy.repo is not None
-        levels = {level.name.lower() for level in _REACHED}
-        for row in inventory.verifications_of(copy.repo.config.repository_id, copy.url):
-            old = now - datetime.fromisoformat(row.at)
+        repo_id, levels = copy.repo.config.repository_id, {level.name.lower() for level in _REACHED}
+        whole = inventory.last_proof(repo_id, copy.url, None)  # a drill of everything has read all of it, too
+        proved, how = (whole.at, "brought back whole") if whole is not None else ("", "")
+        for row in inventory.verifications_of(repo_id, copy.url):
+            if proved >= row.at:
+                break
             if not row.ok:
+                old = now - datetime.fromisoformat(row.at)
                 return False, f"failed its verification {age(old)} ago, with {row.findings} findings"
             if row.level in levels:
-                what = f"verified at level {row.level} {age(old)} ago"
-                return (True, what) if old <= self._targets.verified else (False, f"was last {what}")
-        return False, "was never verified at level packs or above"
+                proved, how = row.at, f"verified at level {row.level}"
+                break
+        if not proved:
+            return False, "was never verified at level packs or above"
+        old = now - datetime.fromisoformat(proved)
+        return old <= self._targets.verified, f"was {how} {age(old)} ago"
 
 
 def _kinds(held: Sequence[_Copy]) -> tuple[bool, str, str]:

@@ -47,7 +47,9 @@ def command(
     *,
     store: Annotated[
         str,
-        typer.Option("--store", metavar="URL", help="Examine only this store, whether or not it has a repository."),
+        typer.Option(
+            "--store", metavar="STORE", help="Examine only this store, a name or URL, with a repository or not."
+        ),
     ] = "",
 ) -> int:
     """Examine everything that a recovery needs, and say what mends what is wrong.
@@ -63,7 +65,7 @@ def command(
 
     session: Session = ctx.obj
     if store:
-        opened = open_store(store)
+        opened = open_store(session.config.resolve(store))
         try:
             report = examine_store(opened, now=utc_now)
         finally:
