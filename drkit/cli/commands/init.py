@@ -83,8 +83,10 @@ def _secrets(store: Store, key_file: str) -> list[Secret]:
 
 
 def _parity(text: str) -> ParitySettings:
+    from drkit.format.parity import library
     from drkit.format.settings import ParitySettings, check_parity
 
+    library()  # before a key file is made for nothing
     if match := re.fullmatch(r"(\d{1,3})\+(\d{1,3})", text):
         shards = ParitySettings(int(match[1]), int(match[2]))
         try:
