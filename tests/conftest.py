@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.enhancing import no_stray_writes  # noqa: F401
+from tests.support.runbooks import marketplace, scene  # noqa: F401
 from tests.support.servers import servers  # noqa: F401
 
 METADATA = pytest.StashKey[str]()
