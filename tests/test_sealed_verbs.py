@@ -356,6 +356,27 @@ def codes(done: Run) -> set[str]:
     return {finding["code"] for finding in done.json["findings"]}
 
 
+def test_a_forged_slot_takes_no_slot_of_a_copy_away(home: Home) -> None:
+    """Slots lie in clear: whoever can write here could else have the copies lose the sheet of paper."""
+    home.cli.ok("key", "export")
+    home.cli.ok("copy", "--to", str(home.copy))
+    sheet = next(name for name, data in home.objects("keys").items() if b"sheet" in data and "-copy" not in name)
+    kept = home.objects("keys", home.copy)
+    for name in (sheet, sheet.replace(".json", "-copy.json")):
+        (home.repo / name).unlink()
+    record = {"kind": "keyfile", "created": "2030-01-01T00:00:00+00:00", "host": "x", "label": "", "wrapped": "AAAA"}
+    data = json.dumps({**record, "replaces": [sheet[5:69]]}).encode()
+    (home.repo / f"keys/{hashlib.sha256(data).hexdigest()}.json").write_bytes(data)
+    home.write("more", b"to copy")
+    home.back_up()
+    assert home.cli("copy", "--to", str(home.copy)).code in {0, 3}
+    assert kept.items() <= home.objects("keys", home.copy).items()
+    # A real rotation does.
+    home.cli.ok("key", "rotate", "--drop-others")
+    home.cli.ok("copy", "--to", str(home.copy))
+    assert not kept.keys() & home.objects("keys", home.copy).keys()
+
+
 def test_objects_of_another_repository_with_the_same_key_are_strangers(home: Home) -> None:
     other = home.path / "other"
     Repository.create(LocalStore(str(other)), now=datetime.now(UTC), secrets=(read_key_file(str(home.key)),))

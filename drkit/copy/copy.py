@@ -38,7 +38,7 @@ from drkit.repo.names import pack_name, put_hashed
 from drkit.repo.parity import check_parity, get_whole, put_parity
 from drkit.repo.reach import missing_blobs
 from drkit.seal import beside
-from drkit.seal.keys import delete_slot, read_slots, slot_id_of, slot_names, superseded
+from drkit.seal.keys import delete_slot, read_slots, replaced_slots, slot_id_of, slot_names
 from drkit.store.base import Store
 
 WORKERS = 8
@@ -181,7 +181,7 @@ class _Job:
             here = [info.name for info in self._source.store.list(prefix)]
             self.others += [name for name in here if name not in have]
             if prefix == KEYS and (stale := have.difference(here)):
-                replaced = superseded(read_slots(self._source.store))
+                replaced = replaced_slots(self._source.store, self._source.config, self._source.keys)
                 self._revoked = replaced.intersection(filter(None, map(slot_id_of, stale)))
 
     def copy_keys(self) -> None:

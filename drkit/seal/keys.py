@@ -251,6 +251,19 @@ def rotate(
     return new, dropped
 
 
+def replaced_slots(store: Store, config: Settings, keys: KeySource) -> frozenset[str]:
+    """Return the ids of the slots that a rotation has replaced, as far as `keys` prove it.
+
+    Slots lie in clear, so anybody may have written one: only of those that open what they say is believed.
+    """
+    slots = read_slots(store)
+    try:
+        opened = {slot_id for slot_id, _ in open_slots(store, config, keys, slots).slots}
+    except (IntegrityError, WrongKey):
+        return frozenset()
+    return superseded(one for one in slots if one.id in opened)
+
+
 def superseded(slots: Iterable[FoundSlot]) -> frozenset[str]:
     """Return the ids of the slots that others stand for."""
     return frozenset(slot_id for found in slots for slot_id in found.slot.replaces)
