@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -343,6 +344,21 @@ def test_an_encrypted_repository_and_its_copies(home: Home) -> None:
     assert len(keyed.ok("repair", "--json").json["sources"]) == 2
     for name in ("repo", "usb", "box"):
         assert keyed.ok("verify", "--all", "--store", name, "--level", "restore", "--json").json["ok"]
+
+
+def test_a_bare_machine_is_told_every_store_that_is_left(home: Home) -> None:
+    with serving(home.home / "turso.db") as server:
+        online = Home(home.home, TURSO_DATABASE_URL=server.url, TURSO_AUTH_TOKEN=TOKEN)
+        online.configure(f'{STORES}[stores.away]\nurl = "turso:"\n')
+        made = online.backup()
+        assert made.code == 0
+        for name in ("repo", "data", "source"):
+            shutil.rmtree(home.home / name)
+        commands = online.ok("inventory", "pull", "--json").json["commands"]
+        stores = [shlex.split(command)[4] for command in commands]
+        assert set(stores) == {copy["url"] for copy in made.json["copies"]} | {home.store("repo")}
+        command = next(command for command in commands if "turso+http" in command)
+        assert online.ok(*shlex.split(command)[1:], "--json").json["tree_sha256"] == made.json["tree_sha256"]
 
 
 # By hand

@@ -62,6 +62,7 @@ NEWEST_THERE = """SELECT s.snapshot, s.time FROM snapshots AS s WHERE +s.reposit
     (SELECT 1 FROM verifications AS v WHERE v.snapshot = s.snapshot AND v.ok = 1 AND v.store = ? AND v.plugin IS NULL))
     ORDER BY s.time DESC LIMIT 1"""
 LATER = "SELECT snapshot, store, time FROM snapshots WHERE +repository = ? AND time > ? ORDER BY time"
+HOLDERS = "SELECT DISTINCT store FROM verifications WHERE snapshot = ? AND ok = 1 AND plugin IS NULL"
 FORGOTTEN = "SELECT detail FROM audit WHERE at >= ? AND event = 'forget'"
 FAILED = """SELECT at FROM verifications WHERE repository = ? AND store = ? AND level = ? AND ok = 0
     ORDER BY at DESC LIMIT 1"""

@@ -6,8 +6,10 @@ import json
 
 from msgspec import Struct
 
+from drkit.config import is_away
 from drkit.inventory import queries
 from drkit.inventory.engine import Engine
+from drkit.inventory.records import SnapshotRecord
 
 LEVELS = ("exists", "packs", "content", "restore")
 
@@ -52,6 +54,12 @@ def standing(engine: Engine, repo_id: str, url: str) -> Standing:
         if bad and bad[0][0] > best:
             failed = failed or level
     return Standing(url, newest, len(times), min(times.values(), default=None), proved, failed)
+
+
+def holders(engine: Engine, snapshot: SnapshotRecord) -> list[str]:
+    """Return the URLs of the stores that are known to have a snapshot: those in other places than this one first."""
+    found = dict.fromkeys([snapshot.store, *(url for (url,) in engine.execute(queries.HOLDERS, (snapshot.snapshot,)))])
+    return sorted(found, key=is_away, reverse=True)
 
 
 def _proved(engine: Engine, repo_id: str, url: str, level: str) -> str:

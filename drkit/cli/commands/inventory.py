@@ -179,18 +179,21 @@ def _export(session: Session, name: str, form: str) -> None:
 
 
 def restore_commands(inventory: Inventory) -> list[str]:
-    """Return, for the newest snapshot of each source, the command that puts it back where it was."""
+    """Return, for the newest snapshot of each source and each store that has it, the command that puts it back."""
+    from drkit.inventory.standing import holders
+
     commands = []
     for record in inventory.newest_by_source():
         target = record.source.decode("utf-8", "surrogateescape")
-        words = ["drkit", "restore", record.snapshot[:16], "--repo", record.store, "--target", target]
-        commands.append(shlex.join(words))
+        for store in holders(inventory.engine, record):
+            words = ["drkit", "restore", record.snapshot[:16], "--repo", store, "--target", target]
+            commands.append(shlex.join(words))
     return commands
 
 
 def _show(session: Session, commands: list[str]) -> None:
     if commands:
-        session.console.line("everything comes back with:")
+        session.console.line("everything comes back with, of each source from any store that is left:")
     for line in commands:
         session.console.line(f"  {line}")
 
