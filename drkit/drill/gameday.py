@@ -85,9 +85,14 @@ def game_day(
     return GameDayReport(ref.id, tuple(losses), round(time.monotonic() - began, 3))
 
 
+def _as_stored(store: Store) -> Store:
+    """Return the store that holds the very bytes, which in a sealed one may be of objects that it does not know."""
+    return store.inner if isinstance(store, SealedStore) else store
+
+
 def _scratch_copy(like: Store, source: Store, directory: bytes, restored: int, progress: Progress) -> Store:
     """Copy a store as it is into a new directory; return it as a store that reads like `like`."""
-    raw = source.inner if isinstance(source, SealedStore) else source
+    raw = _as_stored(source)
     made = LocalStore(directory)
     objects = [info for info in raw.list("") if not info.name.startswith(_LEFT_OUT)]
     total = sum(info.size for info in objects)
@@ -188,8 +193,9 @@ def _lose_store(day: _Day, heal: Heal, other: Store | None, now: Callable[[], da
             else:
                 second = _scratch_copy(day.copy, other, place, day.snap.bytes, day.progress)
             older = _newest_of_both(day, second)
-            for info in list(day.copy.list("")):
-                day.copy.delete(info.name)
+            raw = _as_stored(day.copy)
+            for info in list(raw.list("")):
+                raw.delete(info.name)
             began = time.monotonic()
             how = heal(day.copy, second)
         except DrkitError as error:
