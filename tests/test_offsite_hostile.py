@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from drkit.repo import Repository
 from drkit.store import LocalStore, MemoryStore, Store, open_store
 from tests.support.cli import Cli
 from tests.support.faults import FaultyStore
-from tests.support.pruning import utc_now
-from tests.support.repos import Bench, contents, names
+from tests.support.pruning import NOTHING_UNUSED, Ticks, check_all, keep_last, run_prune, utc_now
+from tests.support.repos import Bench, contents, names, small_packs
 
 
 @pytest.fixture
@@ -139,3 +140,34 @@ def test_rules_that_cannot_be_meant(bench: Bench, tmp_path: Path) -> None:
     assert cli("--config", "drkit.toml", "forget").code == UsageError.code
     assert cli("prune", "--max-unused", "101%").code == UsageError.code
     assert names(bench.store, "snapshots/") == snapshots
+
+
+@pytest.mark.parametrize("verb", ["get", "list"])
+def test_a_prune_of_the_source_at_any_point_of_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """What it takes away is no damage, and what it wrote instead goes to the copy."""
+    small_packs(monkeypatch)
+    monkeypatch.setattr("drkit.retention.plan.SMALL_PACK", 500)
+    bench = Bench(tmp_path, MemoryStore(clock=Ticks()))
+    for turn in range(3):
+        for number in range(turn, 24, turn + 1):
+            bench.write(f"{number % 3}/{number}", random.Random(turn * 100 + number).randbytes(300))
+        bench.back_up()
+    for after in range(40):
+        store, target = MemoryStore("first", clock=Ticks()), MemoryStore("second", clock=Ticks())
+        for name in names(bench.store, ""):
+            store.put(name, bench.store.get(name))
+
+        def give_back(store: Store = store) -> None:
+            keep_last(store, 1)
+            run_prune(store, NOTHING_UNUSED)
+
+        disturbed = FaultyStore(store)
+        disturbed.act(verb, give_back, after=after)
+        report = copy(Repository.open(disturbed), target, progress=NullProgress(), now=utc_now)
+        assert (report.findings, report.left_out) == ((), ())
+        assert contents(check_all(target)) == bench.files()
+        if disturbed.calls[verb] <= after:
+            break
+    assert after > 2

@@ -49,6 +49,8 @@ KEYS = "keys/"
 OTHERS = (KEYS, "inventory/")
 """What else is copied, each object once: it never changes."""
 _ROOTS = "hints/roots.zst"
+_ROUNDS = 3
+"""So often packs are chosen anew because a prune took some of them away meanwhile."""
 _REVOKE = "delete it there with the store's own tools: who has its secret can still read what it opens"
 _HEAL = "heal it with 'drkit repair --from URL', then run the copy again"
 
@@ -163,19 +165,14 @@ class _Job:
         self._progress = progress
         self._wanted: frozenset[PackId] = frozenset()
         self._failed: set[PackId] = set()
+        self._done: list[IndexedPack] = []
+        self._pruned: frozenset[str] = frozenset()
+        self._pruning = False
 
     def plan(self) -> None:
-        """Compare listings. The source's snapshots come first: the packs that they need are there when listed."""
-        refs = self._source.snapshots()
-        condemned = frozenset[PackId]().union(*condemned_packs(self._source.store).values())
-        loaded = load_index(self._source.store, without=condemned)
-        self.findings += [one for one in loaded.findings if one.code in _LOST]
-        self._wanted = frozenset(loaded.index.packs)
-        there = {} if self._created else stored_packs(self._target)
-        self.packs = [pack for pack in loaded.index.packs.values() if there.get(pack.id) != pack.size]
+        """Compare listings."""
+        self._plan_packs(new=self._created)
         self.present = len(self._wanted) - len(self.packs)
-        names = set() if self._created else {info.name for info in self._target.list("snapshots/")}
-        self.snapshots = [ref for ref in refs if ref.name not in names]
         for prefix in OTHERS:
             have = set() if self._created else {info.name for info in self._target.list(prefix)}
             here = [info.name for info in self._source.store.list(prefix)]
@@ -183,6 +180,28 @@ class _Job:
             if prefix == KEYS and (stale := have.difference(here)):
                 replaced = replaced_slots(self._source.store, self._source.config, self._source.keys)
                 self._revoked = replaced.intersection(filter(None, map(slot_id_of, stale)))
+
+    def _plan_packs(self, *, new: bool) -> None:
+        """Choose packs and snapshots. The snapshots come first: the packs that they need are there when listed."""
+        store = self._source.store
+        condemned = condemned_packs(store)
+        # In this order: of a prune whose record was not seen here, either the lock is seen or the record is new later.
+        self._pruned = frozenset(condemned)
+        self._pruning = next(store.list("locks/prune-"), None) is not None
+        refs = self._source.snapshots()
+        loaded = load_index(store, without=frozenset().union(*condemned.values()))
+        self.findings = [one for one in self.findings if one.code not in _LOST]
+        self.findings += [one for one in loaded.findings if one.code in _LOST]
+        self._failed.clear()
+        self._wanted = frozenset(loaded.index.packs)
+        there = {} if new else stored_packs(self._target)
+        self.packs = [pack for pack in loaded.index.packs.values() if there.get(pack.id) != pack.size]
+        names = set() if new else {info.name for info in self._target.list("snapshots/")}
+        self.snapshots = [ref for ref in refs if ref.name not in names]
+
+    def _disturbed(self) -> bool:
+        """Whether a prune may have taken packs away here since they were chosen."""
+        return self._pruning or {info.name for info in self._source.store.list("prunes/")} != self._pruned
 
     def copy_keys(self) -> None:
         """Copy key slots, and take away those that a rotation has replaced: what they open must not stay open."""
@@ -203,6 +222,11 @@ class _Job:
         before = load_index(target, without=frozenset().union(*condemned.values()))
         self._copy_others(lambda name: not name.startswith(KEYS))
         self._copy_packs(lock)
+        for _ in range(_ROUNDS):
+            if not self._disturbed():
+                break
+            self._plan_packs(new=False)
+            self._copy_packs(lock)
         self._write_index(before)
         self._copy_snapshots(lock, condemned)
         self._copy_roots()
@@ -219,7 +243,7 @@ class _Job:
     def _copy_packs(self, lock: BackupLock) -> None:
         """Copy packs with a few threads; one that is damaged here, or comes back damaged, becomes a finding."""
         self._progress.start(len(self.packs), sum(pack.size for pack in self.packs), "copying packs")
-        done: list[IndexedPack] = []
+        done = self._done
         under_way: deque[tuple[IndexedPack, Future[Finding | None]]] = deque()
 
         def settle(room: int, most: int) -> None:
@@ -252,7 +276,7 @@ class _Job:
 
     def _copy_snapshots(self, lock: BackupLock, condemned: dict[str, frozenset[PackId]]) -> None:
         """Commit the snapshots whose packs are all there, then look whether a prune took some of them away."""
-        complete = not any(finding.code in _LOST for finding in self.findings)
+        complete = not any(finding.code in _LOST for finding in self.findings) and not self._disturbed()
         lacks = _nothing if complete else self._lacking()
 
         def one(ref: SnapshotRef) -> Finding | bool:
@@ -260,7 +284,7 @@ class _Job:
                 data = get_whole(self._source.store, self._source.config, ref.name, bytes.fromhex(ref.id))
                 snap = snapshot_format.decode(ref.name, data)
                 if lacks(snap):
-                    raise IntegrityError("packs that it needs are damaged or missing here")
+                    raise IntegrityError("packs that it needs are damaged or missing here, or a prune is at work")
             except ObjectNotFound:
                 return False  # forgotten since
             except (IntegrityError, StoreCorrupt) as error:
