@@ -294,6 +294,30 @@ def test_what_a_guarded_run_needs_stays(scene: Scene) -> None:
     assert detail["snapshot"] in scene.forget()
 
 
+def test_the_default_thins_guarded_nights_although_each_edit_was_proved(scene: Scene) -> None:
+    """The proofs of the many edits of a night do not keep its snapshots, and still every plugin has its last proof."""
+    nights, plugins = 30, [f"p{number}" for number in range(20)]
+    trees = {plugin: f"{number:064x}" for number, plugin in enumerate(plugins)}
+    changed = 1000
+    every, proved = [], {}
+    for night in range(nights, 0, -1):
+        every.append(scene.add(night, trees=trees))
+        for number, plugin in enumerate(plugins):
+            snapshot = scene.add(night - 0.2 - number / 1000, "enhance")
+            every.append(snapshot)
+            if night > 12 or number % 2:  # half of them are left alone from then on
+                scene.verified(snapshot, "restore", plugin=plugin.encode())
+                proved[plugin] = snapshot
+                changed += 1
+                trees = {**trees, plugin: f"{changed:064x}"}
+    left = scene.forget(DEFAULT)
+    by_reason = [reason for reasons in left.values() for reason in reasons]
+    assert len(every) == nights * 21
+    assert by_reason.count("recent guarded run") <= 8 * 20
+    assert len(left) < 8 * 20 + nights + 3 * 20
+    assert set(proved.values()) <= set(left)
+
+
 def test_tags_tell_of_recent_runs_without_an_inventory(scene: Scene) -> None:
     recent = [scene.add(age, tag) for age, tag in ((6, "enhance"), (5, "rejected"))]
     scene.add(10, "enhance")

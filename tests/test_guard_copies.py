@@ -17,7 +17,9 @@ from drkit.model import Level
 from drkit.repo import Repository
 from drkit.store import MemoryStore, Store
 from drkit.store.wrap import ReadOnly, Wrapped
+from enhance.generators import GENERATORS
 from tests.support.cli import Cli
+from tests.support.enhancing import Market, Scripted
 from tests.support.guarding import Guarded, state_dir
 
 __all__ = ["state_dir"]
@@ -253,3 +255,19 @@ def test_the_rule_of_the_configuration_holds_for_commands(tmp_path: Path) -> Non
     assert (check.code, check.json["reasons"][0].startswith("usb: ")) == (30, True)
     (tmp_path / "drkit.toml").write_text(rule.replace("2", "3"))
     assert cli("guard", "check", "a", "--source", "source").code == 2
+
+
+def test_the_rule_holds_for_enhancement_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Scripted()
+    monkeypatch.setitem(GENERATORS, "scripted", lambda _options: generator)
+    market = Market(tmp_path, "alpha", "beta")
+    cli = Cli(tmp_path, DRKIT_INVENTORY="inventory.db", DRKIT_STATE_DIR=str(tmp_path / "state"))
+    (tmp_path / "drkit.toml").write_text(
+        'repo = "home"\n[stores.usb]\nurl = "usb"\n[guard]\ncopies = 2\n'
+        '[enhance]\ngenerator = "scripted"\nmodel = "m1"\n[enhance.pace]\ndelay_s = [0, 0]\nstart_s = [0, 0]\n'
+    )
+    cli.ok("init")
+    assert cli("--json", "enhance", "run", str(market.source)).json["files_changed"]
+    query = "SELECT DISTINCT store FROM verifications WHERE plugin IS NOT NULL ORDER BY store"
+    rows = cli.ok("--json", "inventory", "sql", query).json["rows"]
+    assert [Path(store).name for (store,) in rows] == ["home", "usb"]
