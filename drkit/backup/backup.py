@@ -16,6 +16,7 @@ from drkit.backup.cached import NEVER
 from drkit.backup.checks import check_source, unreadable
 from drkit.backup.commit import IndexWriter, commit
 from drkit.backup.files import EntryReader
+from drkit.backup.gather import Gatherer
 from drkit.backup.glance import glance, stat_of
 from drkit.backup.live import Databases, InUse
 from drkit.backup.plugins import write_plugin_table
@@ -160,7 +161,7 @@ class _Job:
             queue = NodeQueue(packer)
             tree = TreeWriter(queue, packer)
             with CacheWriter(None if dry_run else self._cache, packer.workers) as cache:
-                recorder = Recorder(tree, packer, cache)
+                recorder = Recorder(tree, packer, cache, Gatherer(self._source, packer))
                 started = self._now()
                 horizon_ns = int(started.timestamp() * 1e9) - _SLACK_NS
                 tick = self._ticker(lock, packer, started)

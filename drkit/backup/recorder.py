@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drkit.backup.cached import Cached, Stat, count, find_odd
+from drkit.backup.gather import Gatherer
 from drkit.backup.statcache import CacheWriter
 from drkit.format import manifest, nodes, treehash
 from drkit.model import Entry
@@ -13,8 +14,9 @@ from drkit.repo.treewriter import TreeWriter
 class Recorder:
     """Takes entries in manifest order, one by one or whole segments of the previous backup at once."""
 
-    def __init__(self, tree: TreeWriter, packer: Packer, cache: CacheWriter) -> None:
+    def __init__(self, tree: TreeWriter, packer: Packer, cache: CacheWriter, gatherer: Gatherer) -> None:
         self.hash = treehash.TreeHash()
+        self._gatherer = gatherer
         self._tree = tree
         self._packer = packer
         self._cache = cache
@@ -62,6 +64,7 @@ class Recorder:
             self._end_segment(final=True)
 
     def _end_segment(self, *, final: bool) -> None:
+        self._gatherer.gather(self._paths, self._entries)
         data = b"".join(self._lines)
         rows = b"".join(self._rows)
         blobs = _blobs(self._entries)

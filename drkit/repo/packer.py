@@ -238,6 +238,10 @@ class Packer:
         """Whether the blob is stored, or on its way."""
         return blob_id[:ID_SIZE] in self._pending or blob_id in self.index
 
+    def is_new(self, blob_id: bytes) -> bool:
+        """Whether the blob was added to this packer."""
+        return blob_id[:ID_SIZE] in self._pending
+
     def add(self, blob_id: bytes, data: bytes, group: bytes = b"") -> None:
         """Add a data blob that `has` does not know. Blobs of one group are probably alike: they get into one frame."""
         self._pending.add(blob_id[:ID_SIZE])

@@ -1,0 +1,57 @@
+"""Bringing together what many nights have scattered, so that a plugin is read back from few packs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import sha256
+
+from drkit.format.limits import KIB
+from drkit.model import Entry, PackId
+from drkit.repo.packer import Packer
+from drkit.source.read import read_small
+
+_SCATTERED = 2
+"""A segment whose small files lie in more packs than these, the one that is being written aside, is gathered."""
+_SMALL = 64 * KIB
+_AT_MOST = 256 * KIB
+"""So much of one segment is stored again at most."""
+
+
+class Gatherer:
+    """Stores small files again, beside what is new, where a segment that changes has them in many packs.
+
+    Each of those packs is a request to a store far away. Those in the pack that holds most of them stay, so a file is
+    stored again once for every few changes around it; a prune gives back what that cost.
+    """
+
+    def __init__(self, source: bytes, packer: Packer) -> None:
+        self._prefix = source.rstrip(b"/") + b"/"
+        self._packer = packer
+
+    def gather(self, paths: list[bytes], entries: list[Entry]) -> None:
+        """Look at the entries of a new segment. A file that is not what its entry says any more is left alone."""
+        packer, find = self._packer, self._packer.index.find
+        found: list[tuple[bytes, Entry, PackId]] = []
+        for path, entry in zip(paths, entries, strict=True):
+            if entry.type != "f" or not 0 < entry.size <= _SMALL or entry.live or entry.blobs or entry.lists:
+                continue
+            blob_id = bytes.fromhex(entry.sha256)
+            if not packer.is_new(blob_id) and (place := find(blob_id)) is not None:
+                found.append((path, entry, place.pack))
+        packs = Counter(pack for _, _, pack in found)
+        if len(packs) <= _SCATTERED:
+            return
+        base = packs.most_common(1)[0][0]
+        scattered = [(path, entry) for path, entry, pack in found if pack != base]
+        if sum(entry.size for _, entry in scattered) <= _AT_MOST:
+            for path, entry in scattered:
+                self._store(path, entry)
+
+    def _store(self, path: bytes, entry: Entry) -> None:
+        try:
+            still = read_small(self._prefix + path, entry.size + 1, [])
+        except OSError:
+            return
+        blob_id = bytes.fromhex(entry.sha256)
+        if still is not None and sha256(still.data).digest() == blob_id and not self._packer.is_new(blob_id):
+            self._packer.add(blob_id, still.data)
