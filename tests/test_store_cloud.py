@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -298,6 +300,36 @@ def test_one_plugin_from_a_cold_store_in_ten_requests(servers: Servers, proxy: P
         cli.ok("restore-plugin", plugin, "--target", f"again{count}")
         assert len(proxy.requests) < warm
     assert (tmp_path / "out0" / "1.md").read_text() == "night"
+
+
+def test_after_many_scattered_nights_ten_requests_are_enough(servers: Servers, proxy: Proxy, tmp_path: Path) -> None:
+    make_source(tmp_path / "source", 120, 9)
+    cli = Cli(tmp_path, DRKIT_REPO=servers.url("s3", endpoint=proxy.url), DRKIT_INVENTORY="inventory.db")
+    cli.ok("init")
+    cli.ok("backup", "source")
+    chance = random.Random(3)
+    nights: Counter[int] = Counter({7: 0})
+    for night in range(14):
+        for number in {7, *chance.sample(range(120), 11)} if night % 2 else chance.sample(range(120), 12):
+            (tmp_path / "source" / "plugins" / f"p{number:04}" / f"{night % 9}.md").write_text(
+                f"night {night} {number}"
+            )
+            nights[number] += 1
+        cli.ok("backup", "source")
+    for turn in ("scattered", "pruned"):
+        for count, (number, _) in enumerate(nights.most_common(3)):
+            shutil.rmtree(tmp_path / "cache")
+            (tmp_path / "inventory.db").unlink()
+            proxy.reset()
+            cli.ok("restore-plugin", f"name{number}", "--target", f"{turn}{count}")
+            assert len(proxy.requests) <= 10, proxy.requests
+            assert proxy.received < 3_000_000
+            made, source = tmp_path / f"{turn}{count}", tmp_path / "source" / "plugins" / f"p{number:04}"
+            assert {path.name: path.read_bytes() for path in made.glob("*.md")} == {
+                path.name: path.read_bytes() for path in source.glob("*.md")
+            }
+        cli.ok("forget", "--keep-last", "2")
+        cli.ok("prune")
 
 
 def test_no_repository_in_a_bucket(servers: Servers, tmp_path: Path) -> None:

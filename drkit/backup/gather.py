@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from hashlib import sha256
 
+from drkit.format import manifest
 from drkit.format.limits import KIB
 from drkit.model import Entry, PackId
 from drkit.repo.packer import Packer
 from drkit.source.read import read_small
 
-_SCATTERED = 2
-"""A segment whose small files lie in more packs than these, the one that is being written aside, is gathered."""
-_SMALL = 64 * KIB
+_SCATTERED = 3
+"""A segment that has its files in more packs than these, the one that is being written aside, is gathered."""
+_SMALL = 16 * KIB
 _AT_MOST = 256 * KIB
 """So much of one segment is stored again at most."""
 
@@ -29,22 +29,26 @@ class Gatherer:
         self._packer = packer
 
     def gather(self, paths: list[bytes], entries: list[Entry]) -> None:
-        """Look at the entries of a new segment. A file that is not what its entry says any more is left alone."""
+        """Look at the entries of a new segment, and empty for it the packs of which it has nothing large.
+
+        A file that is not what its entry says any more is left alone.
+        """
         packer, find = self._packer, self._packer.index.find
-        found: list[tuple[bytes, Entry, PackId]] = []
+        files: dict[PackId, list[tuple[bytes, Entry]]] = {}
+        fixed: set[PackId] = set()
         for path, entry in zip(paths, entries, strict=True):
-            if entry.type != "f" or not 0 < entry.size <= _SMALL or entry.live or entry.blobs or entry.lists:
-                continue
-            blob_id = bytes.fromhex(entry.sha256)
-            if not packer.is_new(blob_id) and (place := find(blob_id)) is not None:
-                found.append((path, entry, place.pack))
-        packs = Counter(pack for _, _, pack in found)
-        if len(packs) <= _SCATTERED:
+            for child in manifest.child_ids([entry]):
+                blob_id = bytes.fromhex(child)
+                if not packer.is_new(blob_id) and (place := find(blob_id)) is not None:
+                    files.setdefault(place.pack, []).append((path, entry))
+                    if entry.size > _SMALL or entry.live:
+                        fixed.add(place.pack)
+        if len(files) <= _SCATTERED:
             return
-        base = packs.most_common(1)[0][0]
-        scattered = [(path, entry) for path, entry, pack in found if pack != base]
-        if sum(entry.size for _, entry in scattered) <= _AT_MOST:
-            for path, entry in scattered:
+        fixed.add(max(files, key=lambda pack: len(files[pack])))
+        moved = [each for pack, found in files.items() if pack not in fixed for each in found]
+        if sum(entry.size for _, entry in moved) <= _AT_MOST:
+            for path, entry in moved:
                 self._store(path, entry)
 
     def _store(self, path: bytes, entry: Entry) -> None:

@@ -35,6 +35,7 @@ from drkit.repo import Repository, SnapshotRef, opening
 from drkit.repo.index import LoadedIndex, load_index, stored_packs, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.names import pack_name, put_hashed
+from drkit.repo.newest import Find, survey, write_newest
 from drkit.repo.parity import check_parity, get_whole, put_parity
 from drkit.repo.reach import missing_blobs
 from drkit.seal import beside
@@ -164,6 +165,7 @@ class _Job:
         self._created = created
         self._progress = progress
         self._wanted: frozenset[PackId] = frozenset()
+        self._find: Find = lambda _: None
         self._failed: set[PackId] = set()
         self._done: list[IndexedPack] = []
         self._pruned: frozenset[str] = frozenset()
@@ -194,6 +196,7 @@ class _Job:
         self.findings += [one for one in loaded.findings if one.code in _LOST]
         self._failed.clear()
         self._wanted = frozenset(loaded.index.packs)
+        self._find = loaded.index.find
         there = {} if new else stored_packs(self._target)
         self.packs = [pack for pack in loaded.index.packs.values() if there.get(pack.id) != pack.size]
         names = set() if new else {info.name for info in self._target.list("snapshots/")}
@@ -230,6 +233,7 @@ class _Job:
         self._write_index(before)
         self._copy_snapshots(lock, condemned)
         self._copy_roots()
+        self._write_newest()
 
     def _copy_others(self, which: Callable[[str], bool]) -> None:
         def one(name: str) -> None:
@@ -345,6 +349,13 @@ class _Job:
                 return
         with contextlib.suppress(StoreError):  # no reader needs them, and an append-only store keeps those it has
             self._target.put(_ROOTS, data, overwrite=True)
+
+    def _write_newest(self) -> None:
+        """Give readers of a target far away the nodes of the newest snapshot at once. Nobody needs it."""
+        if self.snapshots and self._target.directory is None:
+            with contextlib.suppress(IntegrityError):
+                snap = self._source.load(max(self.snapshots, key=lambda ref: ref.name))
+                write_newest(self._target, *survey(self._source, snap), self._find)
 
 
 def _nothing(_snap: Snapshot) -> bool:

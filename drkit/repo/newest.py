@@ -23,7 +23,7 @@ from drkit.model import PackId, Place, Snapshot
 from drkit.store.base import Store
 
 if TYPE_CHECKING:
-    from drkit.repo.reader import BlobReader
+    from drkit.repo.repository import Repository
 
 NAME = "hints/newest.zst"
 """One object under one name; each backup that changes something far away replaces it, and each prune."""
@@ -101,13 +101,14 @@ def _decode(data: bytes) -> Known:
     return Known({hashlib.sha256(node).hexdigest(): (node, found) for node, found in pairs}, roots)
 
 
-def survey(reader: BlobReader, snap: Snapshot) -> tuple[list[bytes], list[TreeNode]]:
+def survey(repo: Repository, snap: Snapshot) -> tuple[list[bytes], list[TreeNode]]:
     """Read the children of a snapshot's roots, and its nodes. IntegrityError if one is lost."""
+    reader = repo.reader()
     roots: list[bytes] = []
     lists: list[TreeNode] = []
     segments: list[TreeNode] = []
     for root in (snap.plugin_table, snap.manifest):
-        above: list[tuple[str, Place | None]] = [(child.id, None) for child in root.children]
+        above: list[tuple[str, Place | None]] = [(node.id, node.place) for node in repo.top(root)]
         roots += [bytes.fromhex(node_id) for node_id, _ in above]
         for _ in range(root.level):
             below: list[tuple[str, Place | None]] = []

@@ -298,7 +298,7 @@ class _Job:
         """Say anew what the newest snapshot needs, for readers far away. Nobody misses it where it cannot be read."""
         with contextlib.suppress(IntegrityError):
             if self._store.directory is None and (ref := self._repo.latest()):
-                write_newest(self._store, *survey(self._repo.reader(), self._repo.load(ref)), done.find)
+                write_newest(self._store, *survey(self._repo, self._repo.load(ref)), done.find)
 
     # Deleting
 
