@@ -10,6 +10,7 @@ import pytest
 from drkit.repo import Repository
 from drkit.repo.newest import NAME, Known, TreeNode, read_newest, write_newest
 from drkit.restore import restore_plugin
+from drkit.store.local import LocalStore
 from drkit.store.memory import MemoryStore
 from drkit.store.wrap import AppendOnly
 from tests.support.repos import Bench, names
@@ -43,7 +44,7 @@ def test_it_holds_all_nodes_but_the_segments_of_the_manifest(tmp_path: Path) -> 
 
 
 def test_a_store_that_is_near_has_none(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, LocalStore(str(tmp_path / "repo")))
     bench.plugin("p")
     bench.back_up()
     assert names(bench.store, "hints/") == []

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from time import monotonic
 
+from drkit.copy.hints import copy_roots, give_newest
 from drkit.copy.report import CopyReport
 from drkit.errors import (
     IntegrityError,
@@ -35,7 +36,7 @@ from drkit.repo import Repository, SnapshotRef, opening
 from drkit.repo.index import LoadedIndex, load_index, stored_packs, write_index
 from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.names import pack_name, put_hashed
-from drkit.repo.newest import Find, survey, write_newest
+from drkit.repo.newest import Find
 from drkit.repo.parity import check_parity, get_whole, put_parity
 from drkit.repo.reach import missing_blobs
 from drkit.seal import beside
@@ -49,7 +50,6 @@ ROOM = 64 << 20
 KEYS = "keys/"
 OTHERS = (KEYS, "inventory/")
 """What else is copied, each object once: it never changes."""
-_ROOTS = "hints/roots.zst"
 _ROUNDS = 3
 """So often packs are chosen anew because a prune took some of them away meanwhile."""
 _REVOKE = "delete it there with the store's own tools: who has its secret can still read what it opens"
@@ -232,8 +232,8 @@ class _Job:
             self._copy_packs(lock)
         self._write_index(before)
         self._copy_snapshots(lock, condemned)
-        self._copy_roots()
-        self._write_newest()
+        copy_roots(self._source.store, self._target)
+        give_newest(self._source, self._target, self.snapshots, self._find)
 
     def _copy_others(self, which: Callable[[str], bool]) -> None:
         def one(name: str) -> None:
@@ -337,25 +337,6 @@ class _Job:
                 self._target.delete(ref.name)
         if lost:
             raise _overtaken(lost, "a prune there condemned packs that the snapshots need")
-
-    def _copy_roots(self) -> None:
-        """Copy the places of roots that a prune here has moved: they are the same there."""
-        try:
-            data = self._source.store.get(_ROOTS)
-        except (ObjectNotFound, StoreCorrupt):
-            return
-        with contextlib.suppress(ObjectNotFound, StoreCorrupt):
-            if self._target.get(_ROOTS) == data:
-                return
-        with contextlib.suppress(StoreError):  # no reader needs them, and an append-only store keeps those it has
-            self._target.put(_ROOTS, data, overwrite=True)
-
-    def _write_newest(self) -> None:
-        """Give readers of a target far away the nodes of the newest snapshot at once. Nobody needs it."""
-        if self.snapshots and self._target.directory is None:
-            with contextlib.suppress(IntegrityError):
-                snap = self._source.load(max(self.snapshots, key=lambda ref: ref.name))
-                write_newest(self._target, *survey(self._source, snap), self._find)
 
 
 def _nothing(_snap: Snapshot) -> bool:
