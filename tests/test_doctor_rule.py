@@ -326,3 +326,22 @@ def test_of_several_sources_the_worst_is_told(scene: Scene) -> None:
     assert rule["3 copies"].evidence.startswith(f"{second}: 2 of 3: ")
     scene.copy()
     assert broken(scene) == []
+
+
+def test_a_repository_that_is_gone_comes_back_from_the_stores_that_are_left(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, DRKIT_INVENTORY="inventory.db")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/file").write_text("content")
+    (tmp_path / "drkit.toml").write_text('repo = "one"\n[stores.two]\nurl = "two"\n')
+    cli.ok("init")
+    cli.ok("backup", "source")
+    (tmp_path / "one").rename(tmp_path / "gone")
+    run = cli("doctor", "--json")
+    (finding,) = [one for one in run.json["findings"] if one["code"] == "repository-unreadable"]
+    assert (run.code, finding["repair"]) == (
+        10,
+        "'drkit repair' brings it back from what the other stores hold (two)",
+    )
+    cli.ok("repair")
+    cli.ok("verify", "--all", "--level", "content")
+    cli.ok("drill", "--all-stores", "--full")

@@ -14,7 +14,7 @@ from drkit.doctor.report import Diagnosis, DoctorReport, RuleCheck, Surroundings
 from drkit.doctor.repository import Newest, check_repository, newest_snapshots
 from drkit.doctor.rule import Place, Rule
 from drkit.doctor.store import check_store, try_store
-from drkit.errors import DrkitError
+from drkit.errors import DrkitError, IntegrityError, RepositoryNotFound
 from drkit.format.limits import FORMAT_MINOR
 from drkit.inventory import Inventory
 from drkit.repo import Repository
@@ -48,7 +48,11 @@ def examine(
         try:
             findings.extend(found)
         except DrkitError as error:
-            findings.append(Diagnosis(f"{name}-unreadable", store.url, str(error), error.hint, error.code))
+            repair = error.hint
+            if name == "repository" and len(places) > 1 and isinstance(error, (RepositoryNotFound, IntegrityError)):
+                others = ", ".join(place.name for place in places[1:])
+                repair = f"'drkit repair' brings it back from what the other stores hold ({others})"
+            findings.append(Diagnosis(f"{name}-unreadable", store.url, str(error), repair, error.code))
 
     repo: Repository | None = None
     newest: list[Newest] = []
