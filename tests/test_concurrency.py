@@ -361,7 +361,7 @@ def test_a_prune_record_that_cannot_be_read_stops_the_backup(bench: Bench, data:
     bench.write("new", b"x")
     with pytest.raises(FormatError, match="prunes/odd") as caught:
         bench.take()
-    assert "move it out" in caught.value.hint
+    assert "drkit repair" in caught.value.hint
     assert dict(stored_packs(bench.store)) == before
     assert len(bench.open().snapshots()) == 1
     assert locks(bench.store) == []

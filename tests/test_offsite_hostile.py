@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from drkit.copy import copy
-from drkit.errors import StoreError, StoreUnavailable, UsageError
+from drkit.errors import FormatError, StoreCorrupt, StoreError, StoreUnavailable, UsageError
 from drkit.progress import NullProgress
 from drkit.repair import repair
 from drkit.repo import Repository
+from drkit.repo.lock import unlock
 from drkit.store import LocalStore, MemoryStore, Store, open_store
 from tests.support.cli import Cli
 from tests.support.faults import FaultyStore
@@ -128,6 +129,27 @@ def test_a_folder_in_the_place_of_an_object(bench: Bench, tmp_path: Path) -> Non
     (pack / "mine").unlink()
     assert repair(bench.store, [copy_of], progress=NullProgress(), now=utc_now).ok
     assert contents(bench.repo) == bench.files()
+
+
+def test_damaged_locks_and_records_hold_up_nobody_for_ever(bench: Bench) -> None:
+    """Whoever may write there can put them; a store may damage them."""
+    store = MemoryStore("store")
+    copied(bench, store)
+    store.put("locks/backup-0000000000000000", b"forged")
+    store.put("prunes/0000", b'{"packs":["%s"],"sha256":"%s"}' % (b"0" * 64, b"1" * 64))
+    with FaultyStore(store) as faulty:
+        faulty.fail("get", prefix="locks/backup-0000", error=StoreCorrupt("does not authenticate"), times=None)
+        bench.store = faulty
+        with pytest.raises(FormatError, match="its hash is wrong"):
+            bench.back_up()
+        report = repair(faulty, [], progress=NullProgress(), now=utc_now)
+        assert [name.split("/", 2)[2] for name in report.quarantined] == ["prunes/0000"]
+        bench.back_up()
+        removed, left = unlock(faulty, utc_now)
+        assert ([lock.owner for lock in left], removed) == ([""], [])
+        assert len(unlock(faulty, utc_now, every=True)[0]) == 1
+    assert names(store, "locks/") == []
+    assert names(store, "prunes/") == []
 
 
 def test_rules_that_cannot_be_meant(bench: Bench, tmp_path: Path) -> None:

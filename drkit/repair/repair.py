@@ -36,7 +36,7 @@ from drkit.repair.report import Healed, RepairReport
 from drkit.repair.rescue import Rescue
 from drkit.repo import BlobReader, Repository, opening
 from drkit.repo.index import Index, load_index, named_packs, stored_packs, write_index
-from drkit.repo.lock import BackupLock
+from drkit.repo.lock import BackupLock, read_record
 from drkit.repo.names import index_name, pack_name
 from drkit.repo.packer import Packer
 from drkit.repo.parity import check_parity, heal, make_parity, parity_name, parity_problem
@@ -88,6 +88,7 @@ def repair(
         job.packs()
         job.rescue()
         job.index()
+        job.records()
         job.others()
         job.snapshots()
     lost = job.losses()
@@ -266,6 +267,16 @@ class _Job:
             self.quarantine.remove(pack_name(pack_id))
             if self.config.parity is not None:
                 self.quarantine.remove(parity_name(pack_id))
+
+    def records(self) -> None:
+        """Set aside prune records that cannot be read. No prune is at work: what one condemned is as good as before."""
+        for info in [] if self._dry_run else list(self._store.list("prunes/")):
+            try:
+                read_record(self._store, info.name)
+            except ObjectNotFound:
+                continue
+            except FormatError:
+                self.quarantine.remove(info.name)
 
     def others(self) -> None:
         """Heal key slots and rows of inventories, of which the names hold a hash."""

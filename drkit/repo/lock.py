@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 import msgspec
 
 from drkit import osutil
-from drkit.errors import FormatError, LockedError, ObjectNotFound, StoreError, UsageError
+from drkit.errors import FormatError, LockedError, ObjectNotFound, StoreCorrupt, StoreError, UsageError
 from drkit.format.manifest import is_id
 from drkit.model import PackId
 from drkit.store.base import ObjectInfo, Store
@@ -197,7 +197,9 @@ def find_locks(
     for info in listed:
         with contextlib.suppress(ObjectNotFound):  # its owner came first
             if info.name != own:
-                data = store.get(info.name)
+                data = b""  # of a damaged or forged one nothing is known but its age
+                with contextlib.suppress(StoreCorrupt):
+                    data = store.get(info.name)
                 owner = _owner(data)
                 first = min(owner.stamp or info.modified, info.modified)
                 found = FoundLock(info.name, f"{owner.host} {owner.pid or ''}".strip(), first, info.modified)
@@ -280,19 +282,22 @@ def condemned_packs(store: Store) -> dict[str, frozenset[PackId]]:
     """
     records: dict[str, frozenset[PackId]] = {}
     for info in store.list("prunes/"):
-        try:
-            data = store.get(info.name)
-            record = msgspec.json.decode(data, type=_PruneRecord)
-            if not all(map(is_id, record.packs)):
-                raise ValueError("it names what is no pack")
-            if record.sha256 not in {"", _sha256(record.packs)}:
-                raise ValueError("its hash is wrong")
-            records[info.name] = frozenset(PackId(bytes.fromhex(digits)) for digits in record.packs)
-        except ObjectNotFound:
-            continue
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise FormatError(
-                f"the prune record {info.name} is damaged: {error}",
-                hint="if no prune is running, move it out of the repository and run the command again",
-            ) from error
+        with contextlib.suppress(ObjectNotFound):
+            records[info.name] = read_record(store, info.name)
     return records
+
+
+def read_record(store: Store, name: str) -> frozenset[PackId]:
+    """Return the packs that a prune record condemns. FormatError if it cannot be read, ObjectNotFound if it is gone."""
+    try:
+        record = msgspec.json.decode(store.get(name), type=_PruneRecord)
+        if not all(map(is_id, record.packs)):
+            raise ValueError("it names what is no pack")
+        if record.sha256 not in {"", _sha256(record.packs)}:
+            raise ValueError("its hash is wrong")
+    except (StoreCorrupt, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FormatError(
+            f"the prune record {name} is damaged: {error}",
+            hint="run 'drkit repair', which sets it aside if no prune is at work, then run the command again",
+        ) from error
+    return frozenset(PackId(bytes.fromhex(digits)) for digits in record.packs)
