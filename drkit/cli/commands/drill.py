@@ -32,8 +32,8 @@ drkit drill --game-day --all-stores
 """
 KEYS = {
     "snapshot": "id of the snapshot that was drilled, of several stores in the first of them",
-    "drills": "{plugin, store, snapshot, by, first_byte_s, restore_s, verify_s, total_s, rto_s, age_s, rpo_s, files, "
-    "bytes, passed, reason}; `plugin` is a path, null for everything; `store` is where it was taken from; none of a "
+    "drills": "{plugin, store, by, first_byte_s, restore_s, verify_s, total_s, rto_s, age_s, rpo_s, files, bytes, "
+    "passed, reason, snapshot}; `plugin` is a path, null for everything; `store` is where it was taken from; none of a "
     "game day",
     "losses": "of a game day: {loss, what, survived, how, lost, total_s, rto_s, passed, reason}",
     "passed": "whether all of them passed; if not, the exit code is 22",
