@@ -283,6 +283,9 @@ def test_the_stores_are_those_of_the_repository_that_the_file_names(home: Home) 
     assert set(home.copies("--repo", "usb")) == {"box"}, "a copy that is backed up to is brought nowhere but to others"
     home.configure(STORES.replace('repo = "repo"\n', ""))
     assert set(home.copies("--repo", "repo")) == {"usb", "box"}
+    alone = home.ok("repair", "--repo", "other", "--json")
+    assert alone.json["sources"] == []
+    assert "another repository" in alone.err
     stranger = home.backup("--repo", "other")
     assert stranger.code == 3
     assert "another repository" in stranger.json["copies"][0]["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from msgspec import Struct
 from drkit.cli import recording
 from drkit.cli.output import count, duration, size
 from drkit.cli.session import Session
-from drkit.errors import DrkitError, IntegrityError, PartialError
+from drkit.errors import DrkitError, IntegrityError, PartialError, UsageError
 from drkit.model import Finding, Level
 
 if TYPE_CHECKING:
@@ -61,13 +62,18 @@ def of(session: Session, store: Store) -> dict[str, str]:
 
 def good(session: Session, store: Store) -> list[Store]:
     """Open the repository and the copies that the configuration names, but for `store`; tell of those that fail."""
-    from drkit.repo import Repository
+    from drkit.repo import Repository, opening
 
+    own = ""
+    with suppress(DrkitError):  # the settings may be what is to be repaired
+        own = opening.read_settings(store)[0].repository_id
     found = []
     for name in _others(session, store):
         try:
             other = session.store(name)
-            Repository.open(other, keys=session.keys)
+            copy_id = Repository.open(other, keys=session.keys).config.repository_id
+            if own and copy_id != own:
+                raise UsageError(f"{other.url} holds another repository ({copy_id})", hint="name a copy with --from")
         except DrkitError as error:
             tell(session, Finding("copy-left-out", name, f"no copy comes from there: {error}", error.hint))
         else:
