@@ -31,7 +31,7 @@ def test_smoke(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     }
     assert set(found) == {(scenario, latency) for scenario in bench_remote.SCENARIOS for latency in (0, 2)}
     assert 0 < found["plugin-again", 2]["requests"][0] < found["plugin", 2]["requests"][0] <= 10
-    assert found["unchanged", 2]["requests"][0] <= 16
+    assert found["unchanged", 2]["requests"][0] < found["first", 2]["requests"][0]
     assert "| one plugin restored, caches empty | 2 ms |" in capfd.readouterr().out
     assert os.listdir(tmp_path / "work") == []
 
