@@ -37,8 +37,13 @@ def test_store_lost(scene: Scene, lost: str) -> None:
     scene.judge()
 
 
-def test_repository_damaged(scene: Scene) -> None:
-    assert scene.shell("drkit copy --to copy", DRKIT_REPO=str(scene.repository)).returncode == 0
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_repository_damaged(scene: Scene, encrypted: bool) -> None:
+    if encrypted:
+        sealed(scene)
+        scene.given = {"DRKIT_PASSWORD_FILE": str(scene.home / "old")}
+    else:
+        assert scene.shell("drkit copy --to copy", DRKIT_REPO=str(scene.repository)).returncode == 0
     flip_in_packs(scene)
     next((scene.repository / "index").iterdir()).unlink()
     next((scene.repository / "snapshots").iterdir()).unlink()
@@ -52,7 +57,7 @@ def test_repository_damaged(scene: Scene) -> None:
     )
     assert said[1].replace("would be healed", "healed").count("healed: ") == said[2].count("healed: ") > 0
     assert "; 0 findings" in said[3]
-    assert list((scene.repository / "quarantine").rglob("*.zst"))
+    assert list((scene.repository / "quarantine").rglob("*.zst*"))
     scene.judge()
 
 
@@ -198,8 +203,10 @@ def test_turso_without_drkit(scene: Scene, turso: Hrana, encrypted: bool) -> Non
         shutil.move(scene.home / "sheet", scene.home.parent / "sheet")
         scene.given = {"DRKIT_KEY_FILE": str(scene.home.parent / "sheet")}
     database = {"TURSO_DATABASE_URL": turso.url, "TURSO_AUTH_TOKEN": TOKEN}
-    there = scene.shell("drkit copy --to turso:", DRKIT_REPO=str(scene.repository), **database)
+    rows = f"{turso.url.replace('http', 'turso+http')}?row=65536"
+    there = scene.shell(f"drkit copy --to '{rows}'", DRKIT_REPO=str(scene.repository), **database)
     assert there.returncode == 0, there
+    assert len(turso.rows("chunks")) > len(turso.rows("objects")) + 3, "some object must have several rows"
     for path in (scene.source, scene.repository):
         shutil.rmtree(path)
     bare_python(scene.home, cryptography=encrypted)

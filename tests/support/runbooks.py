@@ -120,7 +120,7 @@ def plugin_of_its_own(tree: dict[bytes, Node]) -> str:
 
 def flip_in_packs(scene: Scene) -> None:
     """Damage one byte of the largest pack, somewhere in its first frame."""
-    pack = max((scene.repository / "packs").glob("*/*.zst"), key=lambda path: path.stat().st_size)
+    pack = max((scene.repository / "packs").glob("*/*.zst*"), key=lambda path: path.stat().st_size)
     pack.chmod(0o644)
     data = bytearray(pack.read_bytes())
     data[1000] ^= 0xFF
