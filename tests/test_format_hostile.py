@@ -395,7 +395,9 @@ def test_snapshots_that_cannot_be(changes: dict[str, Any]) -> None:
         load(snap(**changes))
 
 
-@pytest.mark.parametrize("version", [{"major": 2}, {"major": 1, "requires": ["what-comes-next"]}, {"major": 0, "minor": 1}])
+@pytest.mark.parametrize(
+    "version", [{"major": 2}, {"major": 1, "requires": ["what-comes-next"]}, {"major": 0, "minor": 1}]
+)
 def test_snapshots_of_other_versions(version: dict[str, Any]) -> None:
     assert load(snap(format={"major": 1, "minor": 5})).format.minor == 5
     with pytest.raises(NewerFormat, match=r"needs encryption|is of format") as caught:
