@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,36 @@ def test_damaged_locks_and_records_hold_up_nobody_for_ever(bench: Bench) -> None
         assert len(unlock(faulty, utc_now, every=True)[0]) == 1
     assert names(store, "locks/") == []
     assert names(store, "prunes/") == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE chunks SET data = 'text'",
+        "UPDATE chunks SET data = x''",
+        "UPDATE chunks SET n = n + 7",
+        "UPDATE objects SET modified = 'x', size = 'y'",
+        "UPDATE objects SET chunk_size = 0",
+        "UPDATE objects SET size = -5, chunks = 'z', sha256 = x'00'",
+    ],
+)
+def test_a_database_with_other_things_in_its_columns_is_damaged_and_heals(
+    bench: Bench, tmp_path: Path, damage: str
+) -> None:
+    place = tmp_path / "offsite.db"
+    target = open_store(f"libsql-file:{place}")
+    copied(bench, target)
+    target.close()
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        connection.execute(f"{damage} WHERE name LIKE 'packs/%' OR name LIKE 'index/%' OR name LIKE 'snapshots/%'")
+        connection.commit()
+    target = open_store(f"libsql-file:{place}")
+    try:
+        assert len(names(target, "packs/")) == 1
+        assert repair(target, [bench.store], progress=NullProgress(), now=utc_now).ok
+        assert contents(check_all(target)) == bench.files()
+    finally:
+        target.close()
 
 
 def test_rules_that_cannot_be_meant(bench: Bench, tmp_path: Path) -> None:

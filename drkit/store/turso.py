@@ -37,12 +37,15 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS chunks (name TEXT NOT NULL, sha256 TEXT NOT NULL, n INTEGER NOT NULL,
         data BLOB NOT NULL, at REAL NOT NULL, UNIQUE (name, sha256, n))""",
 )
-_INFO = "SELECT size, chunk_size, sha256, modified FROM objects WHERE name = ?"
-_RANGE = """SELECT substr(c.data, max(?2 - c.n * o.chunk_size, 0) + 1,
+# Each value is cast: a database takes text for numbers, and one that is damaged has them.
+_COLUMNS = "max(CAST(size AS INTEGER), 0), CAST(chunk_size AS INTEGER), CAST(sha256 AS TEXT), CAST(modified AS REAL)"
+_INFO = f"SELECT {_COLUMNS} FROM objects WHERE name = ?"  # noqa: S608
+_RANGE = """SELECT substr(CAST(c.data AS BLOB), max(?2 - c.n * o.chunk_size, 0) + 1,
         min(?3, (c.n + 1) * o.chunk_size) - max(?2, c.n * o.chunk_size))
     FROM objects AS o JOIN chunks AS c ON c.name = o.name AND c.sha256 = o.sha256
     WHERE o.name = ?1 AND c.n >= ?2 / o.chunk_size AND c.n <= (?3 - 1) / o.chunk_size ORDER BY c.n"""
-_LIST = "SELECT name, size, modified FROM objects WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
+_LIST = """SELECT name, max(CAST(size AS INTEGER), 0), CAST(modified AS REAL) FROM objects
+    WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"""
 _UPSERT = "ON CONFLICT (name, sha256, n) DO UPDATE SET data = excluded.data, at = excluded.at"
 _IF_NEW = "AND NOT EXISTS (SELECT 1 FROM objects WHERE name = ?1)"
 _CLEAR = "DELETE FROM chunks WHERE name = ?1 AND sha256 = ?2"
@@ -216,8 +219,8 @@ class LibsqlStore:
         visible, chunks = self._database.transaction(statements, reading=True).rows
         if visible and not job.overwrite:
             raise self._exists(job.name)
-        if visible and visible[0][2] == job.sha256:
-            return int(visible[0][1]), set()  # the same bytes: each row that is damaged heals in its place
+        if visible and visible[0][1:3] == (chunk_size, job.sha256):
+            return chunk_size, set()  # the same bytes: each row that is damaged heals in its place
         size = len(job.view)
         if all(length == min(chunk_size, size - n * chunk_size) for n, length in chunks):
             return chunk_size, {n for n, _ in chunks}
@@ -259,7 +262,7 @@ class LibsqlStore:
             before, found = found, self._found(name, answer.rows[0])
             if before is not None and (before.sha256, before.chunk_size) != (found.sha256, found.chunk_size):
                 return found, None
-            data = b"".join(row[0] for row in answer.rows[1])
+            data = b"".join(row[0] or b"" for row in answer.rows[1])  # substr of nothing is NULL
             if len(data) != max(min(until, found.size) - at, 0):
                 raise StoreCorrupt(f"rows of {name} in {self.url} are missing or too short")
             pieces.append(data)
