@@ -155,7 +155,7 @@ def turso(tmp_path: Path) -> Iterator[Hrana]:
         yield server
 
 
-@pytest.mark.parametrize("kind", ["turso", "encrypted", "s3"])
+@pytest.mark.parametrize("kind", ["turso", "encrypted", "s3", "rclone"])
 def test_laptop_lost(scene: Scene, turso: Hrana, kind: str, request: pytest.FixtureRequest) -> None:
     store, database = "turso:", {"TURSO_DATABASE_URL": turso.url, "TURSO_AUTH_TOKEN": TOKEN}
     key: dict[str, str] = {}
@@ -163,8 +163,8 @@ def test_laptop_lost(scene: Scene, turso: Hrana, kind: str, request: pytest.Fixt
         sealed(scene)
         key = {"DRKIT_KEY_FILE": str(scene.home.parent / "sheet")}
         shutil.move(scene.home / "sheet", scene.home.parent / "sheet")
-    elif kind == "s3":
-        store, database = request.getfixturevalue("servers").url("s3"), {}
+    elif kind != "turso":
+        store, database = request.getfixturevalue("servers").url(kind), {}
     scene.given = key
     there = scene.shell(f"drkit copy --to '{store}'", DRKIT_REPO=str(scene.repository), **database)
     assert there.returncode == 0, there
