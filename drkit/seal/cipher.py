@@ -67,19 +67,20 @@ class ObjectCipher:
         self._ring = ring
         self._info = b"drkit object" + repository_id.encode() + b"\0"
 
-    def seal(self, name: str, data: bytes | bytearray | memoryview) -> bytes:
+    def seal(self, name: str, data: bytes | bytearray | memoryview) -> bytearray:
         """Return `data` as it is stored under `name`: different each time."""
         plain = memoryview(data).cast("B")
         epoch, salt = self._ring.current, os.urandom(SALT)
         key = self._key(name, epoch, salt)
-        pieces: list[bytes] = []
+        stored = bytearray(stored_size(len(plain)))  # filled in place: a pack's pieces would need its memory again
         count = max(1, -(-len(plain) // CHUNK))
         for number in range(count):
             last = number == count - 1
             head = bytes((VERSION, epoch, last, 0)) + salt
             chunk = plain[number * CHUNK : (number + 1) * CHUNK]
-            pieces += (head, key.encrypt(_nonce(number, last), chunk, head))
-        return b"".join(pieces)
+            at = number * STORED
+            stored[at : at + HEAD + len(chunk) + TAG] = head + key.encrypt(_nonce(number, last), chunk, head)
+        return stored
 
     def open(self, name: str, stored: bytes) -> bytes:
         """Return a whole object's plaintext. StoreCorrupt if anything about it is not as it was sealed."""

@@ -33,7 +33,7 @@ class SealedStore(Wrapped):
         self._names = SealedNames(ring.name_key)
         self._sizes: dict[str, int] = {}  # of packs as they are stored: they never change
 
-    def seal(self, name: str, data: bytes) -> bytes:
+    def seal(self, name: str, data: bytes) -> bytearray:
         """Return bytes as they would be stored under a name."""
         return self._cipher.seal(name, data)
 
