@@ -99,6 +99,27 @@ def test_what_is_lost_is_survived_or_named(made: Made, scratch: Path, by: str) -
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("by", list(RESTORERS))
+def test_a_flip_that_costs_a_stretch_of_the_manifest_names_all_of_it(made: Made, by: str) -> None:
+    repo, ref = made
+    segments = list(repo.segments(repo.load(ref)))
+    place = segments[-1].place
+    assert place is not None
+    with (
+        mock.patch.object(gameday, "_content_place", return_value=place),
+        mock.patch.object(Random, "randrange", return_value=0),  # the first byte of the frame costs all of it
+    ):
+        pack = run(made, by).losses[1]
+    gone = [one for one in segments if one.place and one.place.frame_offset == place.frame_offset]
+    files = {
+        show_path(path) for one in gone for entry, path in zip(one.entries, one.paths, strict=True) if entry.type == "f"
+    }
+    assert len(files) > len(gone) > 0
+    assert pack.passed, pack
+    assert not pack.survived
+    assert files <= set(pack.lost)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_bit_is_flipped_is_noticed(made: Made, seed: int) -> None:
     pack = run(made, seed=seed, rebuild=False).losses[1]
@@ -222,7 +243,7 @@ def test_every_kind_of_difference_is_found(made: Made, tmp_path: Path) -> None:
     target = tmp_path / "tree"
     restore_tree(repo, ref, bytes(target))
     entries = [entry for segment in repo.segments(repo.load(ref)) for entry in segment.entries]
-    assert compare.differences(repo.segments(repo.load(ref)), bytes(target)) == ([], [])
+    assert compare.differences(repo.segments(repo.load(ref)), bytes(target)) == ([], [], [])
     files = [entry.raw_path for entry in entries if entry.type == "f" and entry.size and not entry.link]
     links = [entry.raw_path for entry in entries if entry.type == "l"]
     wrong = {files[0], files[1], files[2], links[0]}
@@ -235,6 +256,12 @@ def test_every_kind_of_difference_is_found(made: Made, tmp_path: Path) -> None:
     os.unlink(at[links[0]])
     os.symlink("elsewhere", at[links[0]])
     os.unlink(at[files[3]])
-    found, missing = compare.differences(repo.segments(repo.load(ref)), bytes(target))
+    found, missing, unknown = compare.differences(repo.segments(repo.load(ref)), bytes(target))
     assert set(found) - {show_path(os.path.dirname(path)) for path in wrong} == set(map(show_path, wrong))
     assert missing == [show_path(files[3])]
+    assert unknown == []
+    gaps = [(show_path(files[0]), show_path(files[1])), (show_path(files[2]), "")]
+    found, missing, unknown = compare.differences(repo.segments(repo.load(ref)), bytes(target), gaps)
+    assert show_path(files[1]) in found
+    assert {show_path(files[0]), show_path(files[2]), show_path(files[3])} <= set(unknown)
+    assert missing == []

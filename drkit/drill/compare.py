@@ -22,24 +22,34 @@ _FORMS = {
 }
 
 
-def differences(segments: Iterable[Segment], root: bytes) -> tuple[list[str], list[str]]:
-    """Return the paths below `root` that are not what the manifest says, and those that are not there.
+def differences(
+    segments: Iterable[Segment], root: bytes, gaps: Iterable[tuple[str, str]] = ()
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the paths below `root` that are not what the manifest says, those that are not there, and of both those
+    that lie in one of `gaps`, from a path to before another or to the end: a restore has said that it knows none there.
 
     Compared are type, mode, content and link target. The tree is scratch: what its owner may not read gets another
     mode on the way. IntegrityError if the manifest itself cannot be read.
     """
     wrong: list[str] = []
     missing: list[str] = []
+    unknown: list[str] = []
+    ends = dict(gaps)
+    until: str | None = None
     for segment in segments:
         if segment.lost:
             raise IntegrityError(f"there is nothing to compare with: {segment.lost}")
         for entry, path in zip(segment.entries, segment.paths, strict=True):
+            shown = show_path(path) if ends else ""
+            if shown == until:
+                until = None
+            until = ends.get(shown, until)
             try:
                 if not _equal(entry, os.path.join(root, path)):
-                    wrong.append(show_path(path))
+                    (wrong if until is None else unknown).append(show_path(path))
             except FileNotFoundError:
-                missing.append(show_path(path))
-    return wrong, missing
+                (missing if until is None else unknown).append(show_path(path))
+    return wrong, missing, unknown
 
 
 def _equal(entry: Entry, path: bytes) -> bool:

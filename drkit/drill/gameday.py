@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from random import Random
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from drkit.clock import utc_now
 from drkit.copy import copy
@@ -260,13 +260,17 @@ def _judge(day: _Day, loss: str, what: str, how: str, *, whole: bool, older: Sna
 
 
 def _restore(day: _Day, snap: Snapshot) -> tuple[Restored, list[str], list[str]]:
-    """Restore `latest` from the copy; return that, the files that are wrong, and the paths that are not there."""
+    """Restore `latest` from the copy; return that, the files that are wrong, and the paths that are not there.
+
+    Of what was told to be lost from one path to another, the intact manifest says which paths that are.
+    """
     with scratch(day.directory) as directory:
         target = os.path.join(directory, b"tree")
         restore = RESTORERS[day.options.by]
         found = restore(day.copy, "latest", None, target, rto_s=day.rto_s, progress=day.progress)
-        wrong, missing = differences(day.repo.segments(snap), target)
-    return found, wrong, missing
+        wrong, missing, unknown = differences(day.repo.segments(snap), target, found.gaps)
+    lost = tuple(dict.fromkeys((*unknown, *found.lost)))
+    return structs.replace(found, lost=lost), wrong, missing
 
 
 def _failed(day: _Day, loss: str, what: str, reason: str) -> Loss:

@@ -49,8 +49,8 @@ class Loss(Struct, frozen=True):
     """One thing that a game day lost on purpose, and what came of it.
 
     `survived` means that everything came back as it was backed up. `lost` are the paths that did not, each of them
-    named by the restore. `passed` means that drkit kept what it promises for this loss, in time: see docs/drills.md.
-    `reason` says why not.
+    named by the restore, or in a stretch that it named. `passed` means that drkit kept what it promises for this loss,
+    in time: see docs/drills.md. `reason` says why not.
     """
 
     loss: str

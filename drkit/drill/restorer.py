@@ -29,7 +29,11 @@ knowing."""
 
 
 class Restored(Struct, frozen=True):
-    """What came back, and when. `lost` are paths, as people see them; the hash is of what was read back."""
+    """What came back, and when. `lost` are paths, as people see them; the hash is of what was read back.
+
+    `gaps` are stretches of the manifest that are lost: from which path to before which, or to the end if it is empty.
+    `lost` names each by its first path.
+    """
 
     snapshot: str
     files: int
@@ -40,6 +44,7 @@ class Restored(Struct, frozen=True):
     restore_s: float
     verify_s: float
     total_s: float
+    gaps: tuple[tuple[str, str], ...] = ()
 
 
 class Restorer(Protocol):
@@ -76,6 +81,7 @@ def by_drkit(
         bytes_=report.bytes,
         tree_sha256=report.tree_sha256,
         lost=tuple(lost.path for lost in report.lost),
+        gaps=tuple((lost.path, lost.until) for lost in report.lost if lost.until is not None),
     )
 
 
@@ -99,7 +105,9 @@ def by_recover_py(
     code, out, err = _run_python(python, command, work, max(PATIENCE_S, _PATIENCE * rto_s), watch)
     found = re.search(r"^tree hash equal: ([0-9a-f]{64})", out, re.MULTILINE)
     counts = {what: int(number) for number, what in re.findall(r"(\d+) (files|bytes)\b", out)}
-    lost = tuple(re.findall(r"^LOST (.*?): ", out, re.MULTILINE))
+    gaps = tuple(re.findall(r"^LOST everything from (.*?) to (?:the end|before (.*?)): ", out, re.MULTILINE))
+    named = re.findall(r"^LOST (?!everything from .*? to (?:the end|before .*?): )(.*?): ", out, re.MULTILINE)
+    lost = (*(first for first, _ in gaps), *named)
     if code not in (0, 3) or not (found or lost) or "files" not in counts:
         said = (err.strip() or out.strip() or "it said nothing").splitlines()[-1]
         raise DrillFailed(f"recover.py ended with exit code {code}: {said.removeprefix('error: ')}")
@@ -111,6 +119,7 @@ def by_recover_py(
         bytes_=counts.get("bytes", 0),
         tree_sha256=found[1] if found else "",
         lost=lost,
+        gaps=gaps,
     )
 
 
@@ -131,7 +140,15 @@ class _Watch:
         self._progress.advance(files, bytes)
 
     def restored(
-        self, target: bytes, *, snapshot: str, files: int, bytes_: int, tree_sha256: str, lost: tuple[str, ...]
+        self,
+        target: bytes,
+        *,
+        snapshot: str,
+        files: int,
+        bytes_: int,
+        tree_sha256: str,
+        lost: tuple[str, ...],
+        gaps: tuple[tuple[str, str], ...],
     ) -> Restored:
         ended = time.monotonic()
         written = ended if self._written is None else self._written
@@ -149,6 +166,7 @@ class _Watch:
             restore_s=round(restore_s, 4),
             verify_s=round(ended - written, 4),
             total_s=round(ended - self._began, 4),
+            gaps=gaps,
         )
 
 

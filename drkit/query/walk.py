@@ -51,7 +51,7 @@ def find_entry(repository: Repository, snapshot: Snapshot, path: bytes) -> tuple
 
 def lost_stretch(segment: Segment) -> str:
     """Return what is to be said of a segment that could not be read."""
-    return f"unknown from {show_path(segment.first)} on, up to the next intact part: {segment.lost}"
+    return f"unknown from {show_path(segment.first)} {segment.stretch}: {segment.lost}"
 
 
 def identity(entry: Entry) -> tuple[object, ...]:

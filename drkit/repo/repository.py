@@ -50,8 +50,8 @@ class SnapshotRef(Struct, frozen=True):
 class Segment(Struct):
     """A stretch of a manifest: its entries, where their blobs lie (by id), and the entries' raw paths in step.
 
-    `lost` says why a segment could not be read; it then has no entries, and everything from `first` to the next
-    segment's first path is unknown. `place` is where a hint says that the segment lies itself.
+    `lost` says why a segment could not be read; it then has no entries, and everything from `first` on is unknown, up
+    to the next segment's first path `until`, or to the end. `place` is where a hint says that the segment lies itself.
     """
 
     entries: list[Entry]
@@ -61,6 +61,12 @@ class Segment(Struct):
     id: str = ""
     place: Place | None = None
     paths: list[bytes] = field(default_factory=list)
+    until: bytes | None = None
+
+    @property
+    def stretch(self) -> str:
+        """How far a lost segment goes, for people."""
+        return "to the end" if self.until is None else f"to before {show_path(self.until)}"
 
 
 class Repository:
@@ -250,10 +256,15 @@ class Repository:
         """
         reader = self._reader(NODES_CACHED)
         checker = manifest.EntryChecker(partial=bool(below))
+        lost: Segment | None = None
         for node in self.leaves(reader, snap.manifest, below=below, passed=passed):
+            if lost is not None:
+                lost.until = node.first
+                yield lost
+                lost = None
             if isinstance(node, Segment):
                 checker.skip()
-                yield node
+                lost = node
                 continue
             if node.id in skip:
                 checker.skip()
@@ -266,11 +277,13 @@ class Repository:
                     raise FormatError("a segment does not begin with the path that its list says")
             except (BlobLost, FormatError) as error:
                 checker.skip()
-                yield Segment([], {}, lost=str(error), first=node.first, id=node.id)
+                lost = Segment([], {}, lost=str(error), first=node.first, id=node.id)
                 continue
             known = zip(manifest.child_ids(entries), found, strict=False) if found else ()
             found_places = {child: place for child, place in known if place is not None}
             yield Segment(entries, found_places, first=node.first, id=node.id, place=node.place, paths=paths)
+        if lost is not None:
+            yield lost
 
     def plugins(self, snap: Snapshot) -> Iterator[PluginRow]:
         """Yield the plugin table in order. IntegrityError if a part of it is lost."""

@@ -8,10 +8,14 @@ from drkit.model import Entry, show_path
 
 
 class Lost(Struct, frozen=True):
-    """A path that could not be restored, relative to what was restored, and why."""
+    """A path that could not be restored, relative to what was restored, and why.
+
+    With `until`, a stretch of the manifest: from `path` to before the path `until`, or to the end if that is empty.
+    """
 
     path: str
     reason: str
+    until: str | None = None
 
 
 class RestoreReport(Struct, frozen=True):

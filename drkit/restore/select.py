@@ -65,8 +65,11 @@ class _Selector:
     def gap(self, segment: Segment) -> Lost:
         """Take note that entries are missing here."""
         self._partial = True
-        first = segment.first.removeprefix(self._prefix) if segment.first.startswith(self._prefix) else b""
-        return Lost(show_path(first), f"everything from here to the next path that is known: {segment.lost}")
+        prefix, until = self._prefix, segment.until
+        first = segment.first.removeprefix(prefix) if segment.first.startswith(prefix) else b""
+        upto = show_path(until.removeprefix(prefix)) if until is not None and until.startswith(prefix) else ""
+        stretch = f"to before {upto}" if upto else "to the end"
+        return Lost(show_path(first), f"everything from here {stretch}: {segment.lost}", upto)
 
     def take(self, segment: Segment) -> list[Item]:
         """Return the selected items of a segment."""

@@ -113,7 +113,8 @@ class TreeVerifier:
             if segment.lost:
                 lost = True
                 where = f"{name} from {show_path(segment.first)} on"
-                self._report(Finding("segment-lost", where, segment.lost, ELSEWHERE))
+                message = f"everything from there {segment.stretch} is unknown: {segment.lost}"
+                self._report(Finding("segment-lost", where, message, ELSEWHERE))
                 continue
             self._blobs(name, segment)
             tails = treehash.entry_tails(segment.entries)

@@ -27,7 +27,7 @@ KEYS = {
     "others": "how many FIFOs and devices",
     "bytes": "sum of the files' sizes",
     "tree_sha256": "tree hash of what was read back",
-    "lost": "{path, reason}; if there are any, the exit code is 3",
+    "lost": "{path, reason, until}: with until, all from path to before it; if there are any, the exit code is 3",
     "duration_s": "seconds",
     "method": "how it took its place: 'exchange', 'rename', 'files', or nothing for a dry run",
     "notes": "what could not be set here, for instance owners",
