@@ -375,6 +375,9 @@ def test_where_a_passphrase_comes_from(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=r"DRKIT_PASSWORD_COMMAND|cannot read the password file"):
             secrets(**environ)
+    with pytest.raises(UsageError, match=r"it ended with 1$") as caught:
+        secrets(DRKIT_PASSWORD_COMMAND="sh -c 'exit 1' my-own-secret")
+    assert "my-own-secret" not in str(caught.value)
 
 
 def test_without_cryptography_it_says_what_to_install(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,11 @@ def test_ways_to_give_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
     assert run(sealed.root, "--list").code == 0
     monkeypatch.setenv(how, value.get(how, PHRASE.data.decode()) + "?")
     assert run(sealed.root, "--list").code == (12 if how == "DRKIT_PASSWORD" else 2)
+    if how == "DRKIT_PASSWORD_COMMAND":
+        monkeypatch.setenv(how, "sh -c 'exit 3' my-own-secret")
+        ran = run(sealed.root, "--list")
+        assert "the command ended with 3" in ran.err
+        assert "my-own-secret" not in ran.out + ran.err
 
 
 def test_the_sheet_is_read_as_drkit_reads_it() -> None:

@@ -250,14 +250,17 @@ def given_secrets(path: str) -> list[tuple[str, bytes]]:
     try:
         if path:
             secrets.append(("keyfile", parse_key(read_range(os.path.expanduser(path), 0, 64 << 10).decode())))
-        what = "the passphrase" if text else file or command or "the passphrase"
+        what = "the passphrase" if text or not (file or command) else file or "what DRKIT_PASSWORD_COMMAND prints"
         if text:
             secrets.append(("passphrase", os.fsencode(text)))
         elif file or command:
             if file:
                 said = read_range(os.path.expanduser(file), 0, 64 << 10)
             else:
-                said = subprocess.run(shlex.split(command or ""), stdout=subprocess.PIPE, check=True).stdout
+                done = subprocess.run(shlex.split(command or ""), stdout=subprocess.PIPE)
+                if done.returncode:
+                    raise ValueError(f"the command ended with {done.returncode}")
+                said = done.stdout
             secrets.append(("passphrase", re.sub(rb"\r?\n\Z", b"", said)))
         elif not path and sys.stdin.isatty():
             secrets.append(("passphrase", os.fsencode(getpass.getpass("passphrase of the repository: "))))

@@ -102,9 +102,14 @@ class KeySource:
 
         name = f"{self._prefix}PASSWORD_COMMAND"
         try:
-            done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, timeout=_COMMAND_S, check=True)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise UsageError(f"{name} gave no passphrase: {error}", hint="run the command by hand") from error
+            done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, timeout=_COMMAND_S, check=False)
+            problem = f"it ended with {done.returncode}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            problem = f"it took more than {_COMMAND_S:.0f} s"
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        if problem:  # without the command, in which there may be a secret
+            raise UsageError(f"{name} gave no passphrase: {problem}", hint="run the command by hand")
         return done.stdout
 
 
