@@ -18,6 +18,7 @@ DEFAULT_NAME = "drkit.toml"
 _CLOUDS = frozenset({"s3", "gs", "az"})
 _DATABASES = frozenset({"turso", "turso+http", "libsql"})
 _LOOPBACK = re.compile(r"(?://|%2F%2F)(localhost|127\.[0-9.]+|\[::1\])([:/?&%]|$)", re.IGNORECASE)
+_SECRET = re.compile(r"://[^/?]*@|[?&][^=&]*(auth|token|jwt|secret|password|key|sas|sig)[^=&]*=", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STATE_DIR = b"/var/tmp/drkit-guard"  # survives a reboot, which a journal must
 
@@ -134,6 +135,11 @@ def is_away(url: str) -> bool:
     return kind_of(url) != "local" and not _LOOPBACK.search(url)
 
 
+def holds_secret(url: str) -> bool:
+    """Whether a store's URL has credentials in it, by its look: it would be recorded, printed and logged."""
+    return kind_of(url) != "local" and _SECRET.search(url.replace("%40", "@").replace("%2F", "/")) is not None
+
+
 def load_config(path: str = "") -> Config:
     """Return the configuration from `path`, or from ./drkit.toml if no path is given and there is one.
 
@@ -174,10 +180,14 @@ def _check(config: Config, path: str) -> None:
             wrong = f"stores.{name}: the name of a store has letters, digits, '-', '_' and '.'"
         elif not store.url:
             wrong = f"stores.{name}: the URL is empty"
+        elif holds_secret(store.url):
+            wrong = f"stores.{name}: its URL holds credentials; they belong into the environment (docs/stores.md)"
         elif (place := os.path.normpath(store.url)) in urls:
             wrong = f"stores.{name} and stores.{urls[place]} are the same place, which is one copy"
         else:
             urls[place] = name
+    if holds_secret(config.repo):
+        wrong = "repo: the URL holds credentials; they belong into the environment (docs/stores.md)"
     copies = config.copies
     others = len(config.stores.keys() - {config.repo})
     if copies.require is not None and not 0 <= copies.require <= others:

@@ -155,6 +155,37 @@ def test_what_is_wrong_with_stores_is_named(tmp_path: Path, text: str, named: st
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "s3://k:hush@b/x",
+        "s3://b/x?AWS_SECRET_ACCESS_KEY=hush",
+        "s3://b/x?endpoint=http://u:hush@127.0.0.1:9",
+        "az://c/x?region=r&sas=hush",
+        "turso://h?authToken=hush",
+        "turso://u:hush@h",
+        "libsql://h?row=1&jwt=hush",
+    ],
+)
+@pytest.mark.parametrize("text", ['repo = "{}"\n', 'repo = "r"\n[stores.x]\nurl = "{}"\n'])
+def test_credentials_in_a_url_are_refused_and_not_repeated(tmp_path: Path, text: str, url: str) -> None:
+    """What stands in the file would else be printed with each warning about the store, and by each status."""
+    file = tmp_path / "drkit.toml"
+    file.write_text(text.format(url))
+    with pytest.raises(UsageError, match="URL holds credentials") as refused:
+        load_config(str(file))
+    assert "hush" not in str(refused.value) + refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "url", ["/a@b?key=1", "s3://b/a@b?env=X_&region=r", "turso://h?row=5&request=9", "libsql-file:x@y?token=z"]
+)
+def test_what_only_looks_a_little_like_credentials_is_none(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "drkit.toml"
+    file.write_text(f'repo = "r"\n[stores.x]\nurl = "{url}"\n')
+    assert "x" in load_config(str(file)).stores
+
+
+@pytest.mark.parametrize(
     ("max_lag", "behind", "seconds", "too_far"),
     [
         *((0, 0, 0, False), (0, 1, 1, True), (3, 3, 1e9, False), (3, 4, 0, True)),

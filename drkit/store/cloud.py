@@ -43,7 +43,7 @@ def parse_url(url: str) -> CloudUrl:
     place, _, query = rest.partition("?")
     bucket, _, folder = place.partition("/")
     folder = unquote(folder).strip("/")
-    if "@" in bucket or ":" in bucket:
+    if "@" in bucket or ":" in bucket or "@" in unquote(query):
         raise UsageError(
             f"a {scheme}: URL must not hold credentials",
             hint="credentials belong into the environment: docs/stores.md lists the variables",
