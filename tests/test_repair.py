@@ -14,12 +14,13 @@ from drkit.model import Kind, Level
 from drkit.progress import NullProgress
 from drkit.repair import RepairReport, repair
 from drkit.repo import BlobLost, Repository
-from drkit.repo.lock import PruneLock
+from drkit.repo.lock import PruneLock, put_record, read_record
 from drkit.repo.names import pack_name
 from drkit.store import LocalStore, MemoryStore, Store
 from drkit.verify import verify
 from tests.support.cli import Cli
 from tests.support.faults import FaultyStore
+from tests.support.pruning import keep_last, run_prune
 from tests.support.repos import START, Bench, blobs_of, contents, names, pack_ids, small_packs
 
 
@@ -249,6 +250,48 @@ def test_a_repair_that_breaks_off_anywhere_goes_on(bench: Bench, second: MemoryS
         assert repaired(bench, second, store=store).ok
         assert_whole(bench, store)
     assert writes > 8
+
+
+def test_what_a_prune_has_joined_does_not_come_back(bench: Bench, second: MemoryStore) -> None:
+    """A copy still has the packs as they were before: it has nothing that is not here."""
+    assert run_prune(bench.store).packs_deleted
+    assert not set(pack_ids(second)) & set(pack_ids(bench.store))
+    before = list(bench.store.list(""))
+    report = repaired(bench, second)
+    assert (report.ok, report.healed, report.index_rebuilt) == (True, (), False)
+    assert list(bench.store.list("")) == before
+    assert_whole(bench, bench.store)
+
+
+def test_what_comes_back_after_a_prune_goes_on_to_another_store(bench: Bench, second: MemoryStore) -> None:
+    """The record of a prune lasts for a month: once, copies of such snapshots came without what it condemned."""
+    keep_last(bench.store, 1)
+    assert run_prune(bench.store).packs_deleted
+    assert names(bench.store, "prunes/")
+    assert repaired(bench, second).ok
+    assert_whole(bench, bench.store)
+    third = MemoryStore("third")
+    report = copy(bench.repo, third, progress=NullProgress(), now=lambda: bench.now)
+    assert (report.findings, len(report.snapshots)) == ((), 2)
+    assert_whole(bench, third)
+    run_prune(bench.store)
+    assert_whole(bench, bench.store)
+
+
+def test_the_record_of_a_prune_that_works_stays(bench: Bench, second: MemoryStore) -> None:
+    """One that begins while packs are read goes on to delete what it condemned."""
+    mine, record = pack_ids(bench.store), "prunes/" + "a" * 32
+    lock = PruneLock(bench.store, lambda: bench.now)
+
+    def begin() -> None:
+        lock.__enter__()
+        put_record(bench.store, record, mine)
+
+    with FaultyStore(bench.store) as faulty:
+        faulty.act("get", begin, prefix="packs/", times=1)
+        repaired(bench, second, store=faulty)
+    assert read_record(bench.store, record) == set(mine)
+    lock.__exit__(None, None, None)
 
 
 def test_refusals(bench: Bench, second: MemoryStore) -> None:

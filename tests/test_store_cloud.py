@@ -155,7 +155,7 @@ def test_missing_packages_are_named() -> None:
 
 
 NO_URLS = """s3:// s3:///x s3://k:secret@b s3://b?secret=1 s3://b?limit=1MiB/s&limit=2MiB/s s3://b/../c s3://b?limit=secret
-s3://b?append-only=secret gs://b?timeout=secret s3://b?env=SECRET_NOT_THERE_"""
+s3://b?endpoint=http://k:secret@h s3://b?append-only=secret gs://b?timeout=secret s3://b?env=SECRET_NOT_THERE_"""
 
 
 @pytest.mark.parametrize("url", NO_URLS.split())

@@ -169,7 +169,7 @@ class _Job:
         self._failed: set[PackId] = set()
         self._done: list[IndexedPack] = []
         self._pruned: frozenset[str] = frozenset()
-        self._pruning = False
+        self._pruning = self._withheld = False
 
     def plan(self) -> None:
         """Compare listings."""
@@ -191,7 +191,10 @@ class _Job:
         self._pruned = frozenset(condemned)
         self._pruning = next(store.list("locks/prune-"), None) is not None
         refs = self._source.snapshots()
-        loaded = load_index(store, without=frozenset().union(*condemned.values()))
+        gone = frozenset[PackId]().union(*condemned.values())
+        # Snapshots that have come back after a prune may need what it condemned.
+        self._withheld = bool(gone) and not gone.isdisjoint(stored_packs(store))
+        loaded = load_index(store, without=gone)
         self.findings = [one for one in self.findings if one.code not in _LOST]
         self.findings += [one for one in loaded.findings if one.code in _LOST]
         self._failed.clear()
@@ -280,7 +283,8 @@ class _Job:
 
     def _copy_snapshots(self, lock: BackupLock, condemned: dict[str, frozenset[PackId]]) -> None:
         """Commit the snapshots whose packs are all there, then look whether a prune took some of them away."""
-        complete = not any(finding.code in _LOST for finding in self.findings) and not self._disturbed()
+        unhurt = not any(finding.code in _LOST for finding in self.findings)
+        complete = unhurt and not self._withheld and not self._disturbed()
         lacks = _nothing if complete else self._lacking()
 
         def one(ref: SnapshotRef) -> Finding | bool:

@@ -6,9 +6,7 @@ object is replaced only when it lies in quarantine, and taken away only when all
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -25,18 +23,17 @@ from drkit.errors import (
     WrongKey,
 )
 from drkit.format import settings
-from drkit.format import snapshot as snapshot_format
-from drkit.format.indexfile import IndexedPack, shorten
-from drkit.format.pack import read_table
+from drkit.format.indexfile import IndexedPack
 from drkit.format.settings import Settings
 from drkit.model import Finding, Level, PackId
 from drkit.progress import NullProgress, Progress
+from drkit.repair.examine import named_right, parse_pack, read_pack, snapshot_problem
 from drkit.repair.quarantine import Quarantine
 from drkit.repair.report import Healed, RepairReport
 from drkit.repair.rescue import Rescue
 from drkit.repo import BlobReader, Repository, opening
 from drkit.repo.index import Index, load_index, named_packs, stored_packs, write_index
-from drkit.repo.lock import BackupLock, read_record
+from drkit.repo.lock import BackupLock, put_record, read_record
 from drkit.repo.names import index_name, pack_name
 from drkit.repo.packer import Packer
 from drkit.repo.parity import check_parity, heal, make_parity, parity_name, parity_problem
@@ -47,7 +44,6 @@ from drkit.verify import verify
 from drkit.verify.packs import table_digest
 
 _WORKERS = 2
-_HASH_IN_NAME = re.compile(r"keys/([0-9a-f]{64})(?:-copy)?\.json|inventory/.*-([0-9a-f]{8})\.jsonl\.zst")
 _LOST = frozenset(
     {"file-lost", "segment-lost", "plugins-lost", "snapshot-damaged", "tree-damaged", "tree-hash", "file-size"}
 )
@@ -172,9 +168,16 @@ class _Job:
         """Read every pack; bring back from its parity or a copy those that are damaged or missing."""
         here = stored_packs(self._store)
         self._named = {pack.id: pack for pack in named_packs(self._store)}
-        wanted = dict.fromkeys([*here, *self._named])
+        self._read(dict.fromkeys([*here, *self._named]))
+        index = Index()
         for donor in self._donors:
-            wanted.update(dict.fromkeys(donor.index.packs))
+            for pack in self._whole.values():
+                index.add_pack(pack)
+            # Of what a prune here has joined, a copy may have the old packs as well.
+            more = [pack.id for pack in donor.index.packs.values() if not index.has_all(bytes(pack.table.ids))]
+            self._read([pack_id for pack_id in more if pack_id not in self._bad])
+
+    def _read(self, wanted: Collection[PackId]) -> None:
         self._progress.start(len(wanted), None, "reading packs")
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="drkit-repair") as pool:
             for pack_id, (pack, problem, parity) in zip(wanted, pool.map(self._look, wanted), strict=True):
@@ -194,11 +197,11 @@ class _Job:
     def _look(self, pack_id: PackId) -> tuple[IndexedPack | None, str, str]:
         """Return a pack, if it is whole, and what is wrong with it and with its parity."""
         parity = parity_problem(self._store, pack_id) if self.config.parity else ""
-        return *_read_pack(self._store, pack_id)[1:], parity
+        return *read_pack(self._store, pack_id)[1:], parity
 
     def _heal_pack(self, pack_id: PackId, problem: str) -> IndexedPack | None:
         for source, data in self._candidates(pack_id):
-            pack, _ = _parse_pack(pack_id, data)
+            pack, _ = parse_pack(pack_id, data)
             if pack is not None:
                 self._heal(pack_name(pack_id), problem, data, source)
                 return pack
@@ -210,7 +213,7 @@ class _Job:
         if parity:
             yield parity_name(pack_id), heal(self._store, pack_name(pack_id), pack_id)
         for donor in self._donors:
-            yield donor.store.url, _read_pack(donor.store, pack_id)[0]
+            yield donor.store.url, read_pack(donor.store, pack_id)[0]
         for donor in self._donors if parity else ():
             yield f"the parity in {donor.store.url}", heal(donor.store, pack_name(pack_id), pack_id)
 
@@ -269,14 +272,23 @@ class _Job:
                 self.quarantine.remove(parity_name(pack_id))
 
     def records(self) -> None:
-        """Set aside prune records that cannot be read. No prune is at work: what one condemned is as good as before."""
-        for info in [] if self._dry_run else list(self._store.list("prunes/")):
+        """Set aside prune records that cannot be read; from the others take what is here.
+
+        No prune is at work: what one condemned is as good as before, and snapshots that come back may need it.
+        """
+        names = [info.name for info in self._store.list("prunes/")]
+        if self._dry_run or next(self._store.list("locks/prune-"), None) is not None:  # it has begun meanwhile
+            return
+        for name in names:
             try:
-                read_record(self._store, info.name)
+                packs = read_record(self._store, name)
             except ObjectNotFound:
                 continue
             except FormatError:
-                self.quarantine.remove(info.name)
+                self.quarantine.remove(name)
+                continue
+            if spared := packs & self._whole.keys():
+                put_record(self._store, name, packs - spared)
 
     def others(self) -> None:
         """Heal key slots and rows of inventories, of which the names hold a hash."""
@@ -284,14 +296,14 @@ class _Job:
         slots = read_slots(self._store, both=True)
         for slot in slots:
             for name in slot_names(slot.id):
-                if not slot.twice and not _named_right(self._store, name):
+                if not slot.twice and not named_right(self._store, name):
                     self._heal(name, "missing or damaged", slot.data, "its other copy")
         # A slot that was removed here is not to come back, unless there is none left.
         for prefix in ("inventory/",) if slots else ("keys/", "inventory/"):
             names = {info.name for store in (self._store, *places) for info in store.list(prefix)}
             for name in sorted(names):
-                problem = "" if _named_right(self._store, name) else "missing or damaged"
-                donor = next((store for store in places if problem and _named_right(store, name)), None)
+                problem = "" if named_right(self._store, name) else "missing or damaged"
+                donor = next((store for store in places if problem and named_right(store, name)), None)
                 if donor is not None:
                     self._heal(name, problem, donor.get(name), donor.url)
 
@@ -299,7 +311,7 @@ class _Job:
         """Heal snapshots, last: what they need is there by now, as far as anybody has it."""
         refs = {ref.name: bytes.fromhex(ref.id) for repo in self._repos() for ref in repo.snapshots()}
         for name, object_id in sorted(refs.items()):
-            problem = _snapshot_problem(self._store, name)
+            problem = snapshot_problem(self._store, name)
             parity = parity_problem(self._store, object_id) if self.config.parity else ""
             if (problem is None or self._heal_snapshot(name, object_id, problem)) and parity:
                 self._heal_parity(object_id, name, parity)
@@ -309,7 +321,7 @@ class _Job:
             self._heal(name, problem, data, parity_name(object_id))
             return True
         for donor in self._donors:
-            if _snapshot_problem(donor.store, name) is None:
+            if snapshot_problem(donor.store, name) is None:
                 self._heal(name, problem, donor.store.get(name), donor.store.url)
                 return True
         return False
@@ -342,47 +354,3 @@ def _unlocked(store: Store, donors: Sequence[Repository], keys: KeySource) -> St
         if not donors:
             raise
         return beside(donors[0].store, store)
-
-
-def _read_pack(store: Store, pack_id: PackId) -> tuple[bytes, IndexedPack | None, str]:
-    """Return a pack's bytes and tables if it is whole, else what is wrong with it."""
-    try:
-        data = store.get(pack_name(pack_id))
-    except ObjectNotFound:
-        return b"", None, "missing"
-    except StoreCorrupt as error:
-        return b"", None, str(error)
-    pack, problem = _parse_pack(pack_id, data)
-    return (data if pack else b""), pack, problem
-
-
-def _parse_pack(pack_id: PackId, data: bytes) -> tuple[IndexedPack | None, str]:
-    """Return what a pack's tables say if its bytes are whole, else what is wrong with them."""
-    if hashlib.sha256(data).digest() != pack_id:
-        return None, "its bytes do not hash to its name"
-    try:
-        table = read_table(len(data), lambda offset, length: data[offset : offset + length])
-    except FormatError as error:
-        return None, str(error)
-    return IndexedPack(pack_id, len(data), shorten(table)), ""
-
-
-def _snapshot_problem(store: Store, name: str) -> str | None:
-    try:
-        snapshot_format.decode(name, store.get(name))
-    except ObjectNotFound:
-        return "missing"
-    except (FormatError, StoreCorrupt) as error:
-        return str(error)
-    return None
-
-
-def _named_right(store: Store, name: str) -> bool:
-    """Whether an object is there, and has the hash in its name."""
-    match = _HASH_IN_NAME.fullmatch(name)
-    if match is None:
-        return True  # nothing to compare it with
-    try:
-        return hashlib.sha256(store.get(name)).hexdigest().startswith(match[1] or match[2])
-    except (ObjectNotFound, StoreCorrupt):
-        return False
