@@ -17,12 +17,14 @@ from unittest import mock
 import msgspec
 import pytest
 
+from drkit.clock import utc_now
 from drkit.copy import copy
 from drkit.errors import IntegrityError, LockedError, StoreError, UsageError, WrongKey
 from drkit.format import settings
 from drkit.progress import NullProgress
 from drkit.repair import repair
 from drkit.repo import Repository, opening
+from drkit.repo.lock import KeyLock
 from drkit.seal import KeySource, SealedStore, Secret
 from drkit.seal.keys import (
     FoundSlot,
@@ -457,6 +459,23 @@ def test_the_commands(tmp_path: Path) -> None:
     (last,) = cli.ok("key", "list", "--json").json["slots"]
     assert "last key slot" in cli("key", "remove", last["id"]).err
     assert "1 of" not in cli.ok("key", "list").text
+
+
+def test_slots_are_changed_by_one_at_a_time(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, DRKIT_REPO="repo", DRKIT_INVENTORY="inventory.db", DRKIT_KEY_FILE="k")
+    cli.ok("init", "--encrypt", "--key-file", "k")
+    slot = cli.ok("key", "add", "--key-file", "k2", "--json").json["id"]
+    keys = KeySource({"DRKIT_KEY_FILE": str(tmp_path / "k")})
+    repo = Repository.open(LocalStore(bytes(tmp_path / "repo")), keys=keys)
+    with KeyLock(repo.store, utc_now):
+        for command in (["remove", slot[:8]], ["rotate", "--drop-others"], ["add", "--key-file", "k3"], ["export"]):
+            assert cli("key", *command, "--json").error["code"] == 11
+        assert len(cli.ok("key", "list", "--json").json["slots"]) == 2
+        assert not (tmp_path / "k3").exists()
+    assert cli("key", "export", "--output", "no/such/place", "--json").error["code"] == 2
+    assert len(cli.ok("key", "list", "--json").json["slots"]) == 2
+    cli.ok("key", "remove", slot[:8])
+    assert not list(repo.store.list("locks/"))
 
 
 def test_key_commands_on_a_repository_in_clear(tmp_path: Path) -> None:

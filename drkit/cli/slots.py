@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from drkit.clock import utc_now
 from drkit.errors import UsageError
 
 if TYPE_CHECKING:
     from drkit.cli.session import Session
     from drkit.format.settings import Settings
-    from drkit.seal.keys import FoundSlot
+    from drkit.seal.keys import FoundSlot, Opened
     from drkit.store.base import Store
 
 SLOT_KEYS = "{id, kind, created, host, label, twice}"
@@ -29,6 +32,22 @@ def encrypted(session: Session, *, writing: bool = True) -> tuple[Store, Setting
     if writing:
         Repository(store, config, findings).check_writable()
     return store, config
+
+
+@contextmanager
+def changing(session: Session) -> Iterator[tuple[Store, Settings, Opened]]:
+    """Give what `encrypted` does, and what the user's secrets open, while nobody else changes slots.
+
+    LockedError if somebody does; WrongKey if nothing opens: who cannot open a repository shall not close it.
+    """
+    from drkit.repo.lock import KeyLock
+    from drkit.seal import SealedStore
+    from drkit.seal.keys import open_slots
+
+    store, config = encrypted(session)
+    ring = open_slots(store, config, session.keys).ring
+    with KeyLock(SealedStore(store, ring, config.repository_id), utc_now):
+        yield store, config, open_slots(store, config, session.keys)
 
 
 def keys_of(slot: FoundSlot) -> dict[str, Any]:

@@ -138,10 +138,10 @@ class BackupLock(StoreLock):
         remove_dead(self._store, self.stamp, found, own=self.name)
 
 
-class PruneLock(StoreLock):
-    """Held by the only prune that works on a repository. LockedError if there is another."""
+class SoleLock(StoreLock):
+    """Held by the only one that does its kind of work on a repository. LockedError if there is another."""
 
-    kind = "prune"
+    what: ClassVar[str]
 
     def _begin(self) -> None:
         """Take away what the dead have left, so that a backup that was taken for dead learns of it, and look around.
@@ -153,17 +153,31 @@ class PruneLock(StoreLock):
         if not self._seen:
             raise StoreError(
                 f"{self._store.url} does not list what was just put into it",
-                hint="a prune needs a store that lists what it has; see 'drkit doctor --store URL'",
+                hint=f"a {self.what} needs a store that lists what it has; see 'drkit doctor --store URL'",
             )
-        if any(lock.name.startswith("locks/prune-") for lock in others):
+        if any(lock.name.startswith(f"locks/{self.kind}-") for lock in others):
             raise LockedError(
-                f"another prune is working on {self._store.url}",
+                f"another {self.what} is working on {self._store.url}",
                 hint="wait until it has ended; 30 minutes after its machine died, 'drkit unlock' removes its lock",
             )
 
     @property
     def _seen(self) -> bool:
-        return any(info.name == self.name for info in self._store.list("locks/prune-"))
+        return any(info.name == self.name for info in self._store.list(f"locks/{self.kind}-"))
+
+
+class KeyLock(SoleLock):
+    """Held while key slots change: two at once could take away what the other leaves."""
+
+    kind = "key"
+    what = "change of the keys"
+
+
+class PruneLock(SoleLock):
+    """Held by a prune."""
+
+    kind = "prune"
+    what = "prune"
 
     def now(self) -> float:
         """Return the present time by the store's own stamps. StoreError if the lock was taken away."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drkit.cli.session import Session
-from drkit.cli.slots import encrypted, keys_of, text_of
+from drkit.cli.slots import changing, keys_of, text_of
 from drkit.clock import utc_now
 
 EXAMPLES = """
@@ -40,11 +40,10 @@ def command(
     from msgspec import structs
 
     from drkit.cli.secrets import chosen
-    from drkit.seal.keys import add_slot, open_slots
+    from drkit.seal.keys import add_slot
 
     session: Session = ctx.obj
-    store, config = encrypted(session)
-    opened = open_slots(store, config, session.keys)
-    slot = add_slot(store, config, opened.ring, chosen(key_file), now=utc_now, label=label)
+    with changing(session) as (store, config, opened):
+        slot = add_slot(store, config, opened.ring, chosen(key_file), now=utc_now, label=label)
     session.console.result(keys_of(structs.replace(slot, twice=True)))
     session.console.line(text_of(slot))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drkit.cli.session import Session
-from drkit.cli.slots import encrypted
+from drkit.cli.slots import changing
 from drkit.clock import utc_now
 from drkit.errors import UsageError
 
@@ -49,27 +49,30 @@ def command(
     """
     import base64
 
-    from drkit.seal.keys import add_slot, open_slots
+    from drkit.seal.keys import add_slot, delete_slot
     from drkit.seal.secret import key_lines, new_key
     from drkit.seal.sheet import code_image, sheet
 
     session: Session = ctx.obj
-    store, config = encrypted(session)
-    opened = open_slots(store, config, session.keys)
-    secret = new_key()
-    picture = code_image(secret, qr) if qr else b""
-    for path in filter(None, (output, qr)):
-        if os.path.lexists(path):
-            raise UsageError(f"{path} is there already", hint="name a new file")
-    slot = add_slot(store, config, opened.ring, secret, now=utc_now, label=label)
-    text = sheet(
-        secret, repository=config.repository_id, url=store.url, slot=slot.id, created=slot.slot.created
-    ) + _code(session.console, secret)
-    if qr:
-        _write(qr, picture)
-    if output:
-        _write(output, text.encode())
-    elif not session.console.json:
+    with changing(session) as (store, config, opened):
+        secret = new_key()
+        picture = code_image(secret, qr) if qr else b""
+        for path in filter(None, (output, qr)):
+            if os.path.lexists(path):
+                raise UsageError(f"{path} is there already", hint="name a new file")
+        slot = add_slot(store, config, opened.ring, secret, now=utc_now, label=label)
+        text = sheet(
+            secret, repository=config.repository_id, url=store.url, slot=slot.id, created=slot.slot.created
+        ) + _code(session.console, secret)
+        try:
+            if qr:
+                _write(qr, picture)
+            if output:
+                _write(output, text.encode())
+        except UsageError:
+            delete_slot(store, slot.id)  # nobody has its key
+            raise
+    if not output and not session.console.json:
         session.console.line(text)
     key = base64.b64encode(secret.data).decode()
     session.console.result({"id": slot.id, "key": key, "lines": key_lines(secret.data), "output": output, "qr": qr})
@@ -90,4 +93,6 @@ def _write(path: str, data: bytes) -> None:
         with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(data)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", hint="remove the slot, and try again") from error
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", hint="name another file; there is no slot for this sheet"
+        ) from error

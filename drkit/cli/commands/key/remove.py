@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drkit.cli.session import Session
-from drkit.cli.slots import encrypted, text_of
+from drkit.cli.slots import changing, text_of
 from drkit.errors import UsageError
 
 EXAMPLES = """
@@ -26,19 +26,18 @@ def command(
     Whoever has an older copy of the slot and its secret still has the keys that are in it: if a secret has leaked, run
     'drkit key rotate' as well. Copies of the repository have slots of their own: remove it with --repo there, too.
     """
-    from drkit.seal.keys import delete_slot, open_slots, read_slots
+    from drkit.seal.keys import delete_slot, read_slots
 
     session: Session = ctx.obj
-    store, config = encrypted(session)
-    slots = read_slots(store)
-    open_slots(store, config, session.keys, slots)  # who cannot open it shall not close it
-    chosen = [one for one in slots if slot and one.id.startswith(slot.lower())]
-    if len(chosen) != 1:
-        what = "is the beginning of several slots' ids" if chosen else "is no slot"
-        raise UsageError(f"{slot!r} {what}", hint="see 'drkit key list'")
-    if len(slots) == 1:
-        raise UsageError("this is the last key slot: without it nothing can be read", hint="add another one first")
-    delete_slot(store, chosen[0].id)
+    with changing(session) as (store, _, _):
+        slots = read_slots(store)
+        chosen = [one for one in slots if slot and one.id.startswith(slot.lower())]
+        if len(chosen) != 1:
+            what = "is the beginning of several slots' ids" if chosen else "is no slot"
+            raise UsageError(f"{slot!r} {what}", hint="see 'drkit key list'")
+        if len(slots) == 1:
+            raise UsageError("this is the last key slot: without it nothing can be read", hint="add another one first")
+        delete_slot(store, chosen[0].id)
     session.console.result({"removed": chosen[0].id, "left": len(slots) - 1})
     session.console.line(f"removed: {text_of(chosen[0])}")
     session.console.note("if its secret has leaked, run 'drkit key rotate' as well")

@@ -8,7 +8,7 @@ import typer
 
 from drkit.cli.output import count
 from drkit.cli.session import Session
-from drkit.cli.slots import SLOT_KEYS, encrypted, keys_of, text_of
+from drkit.cli.slots import SLOT_KEYS, changing, keys_of, text_of
 from drkit.clock import utc_now
 
 EXAMPLES = """
@@ -39,9 +39,9 @@ def command(
     from drkit.seal.secret import read_key_file, read_password_file
 
     session: Session = ctx.obj
-    store, config = encrypted(session)
     others = [*map(read_key_file, key_file or ()), *map(read_password_file, password_file or ())]
-    new, dropped = rotate(store, config, session.keys, others, drop=drop, now=utc_now)
+    with changing(session) as (store, config, _):
+        new, dropped = rotate(store, config, session.keys, others, drop=drop, now=utc_now)
     session.console.result({"slots": list(map(keys_of, new)), "dropped": list(map(keys_of, dropped))})
     for what, slots in (("new", new), ("dropped", dropped)):
         for slot in slots:
