@@ -159,6 +159,19 @@ def test_a_store_that_refuses_is_no_proof(scene: Scene) -> None:
     assert scene.text() == b"one"
 
 
+def test_a_store_that_had_copies_and_is_empty_is_not_filled_unasked(scene: Scene) -> None:
+    """The directory of a disk that is not mounted would be a second place on the first disk."""
+    site = scene.site("usb")
+    scene.edit(site, Policy(copies=2))
+    scene.stores["usb"] = MemoryStore("usb")
+    with pytest.raises(GuardRefused, match="no repository in usb: any more"):
+        scene.edit(site, Policy(copies=2))
+    reasons = check(site, "plugins/one", Policy(copies=2)).reasons
+    assert [reason for reason in reasons if "no repository in usb: any more" in reason] == list(reasons)
+    assert list(scene.stores["usb"].list("")) == []
+    assert scene.text() == b"one!"
+
+
 def test_a_prune_there_is_no_proof(scene: Scene) -> None:
     site = scene.site("usb")
     scene.edit(site, Policy(copies=2))
@@ -180,8 +193,8 @@ def test_what_was_proved_there_lately_is_not_copied_again(scene: Scene) -> None:
     with protect(P, site, policy):
         assert len(scene.held("usb")) == 4  # those that were not needed went with the one that was
     scene.stores["usb"] = MemoryStore("usb")  # what was proved is not there any more
-    with protect(P, site, policy) as permit:
-        assert permit.snapshot in scene.held("usb")
+    with pytest.raises(GuardRefused, match="no repository in usb: any more"), protect(P, site, policy):
+        pass
 
 
 def test_a_command_waits_for_the_copies_too(scene: Scene) -> None:

@@ -10,6 +10,7 @@ from msgspec import structs
 from drkit.copy import copy, record_copy
 from drkit.errors import DrkitError, GuardRefused, IntegrityError, RepositoryNotFound, UsageError
 from drkit.guard.site import Elsewhere, Policy, Site
+from drkit.inventory.standing import had_copies
 from drkit.progress import NullProgress
 from drkit.repo import Repository, SnapshotRef
 from drkit.store.base import Store
@@ -88,11 +89,16 @@ def _at(site: Site, there: Repository) -> Site:
 
 
 def look(site: Site, store: Store) -> Repository | None:
-    """Return what is in another store; None if nothing is yet. UsageError if it is another repository."""
+    """Return what is in another store; None if nothing was ever there, RepositoryNotFound if something was.
+
+    The directory of a disk that is not mounted is empty, too. UsageError if it is another repository.
+    """
     try:
         there = Repository.open(store, keys=site.repo.keys)
-    except RepositoryNotFound:
-        return None
+    except RepositoryNotFound as error:
+        if not had_copies(site.inventory.engine, site.repo.config.repository_id, store.url):
+            return None
+        raise RepositoryNotFound(f"there is no repository in {store.url} any more", hint=error.hint) from error
     if there.config.repository_id != site.repo.config.repository_id:
         raise UsageError(f"{store.url} holds another repository", hint="name another place for it in drkit.toml")
     return there

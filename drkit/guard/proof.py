@@ -52,8 +52,9 @@ def _prove_in(site: Site, policy: Policy, ref: SnapshotRef, row: PluginRow) -> N
         else:
             _verify(site, policy.level, ref)
     except (IntegrityError, RestoreMismatch, ObjectNotFound, StoreCorrupt) as error:
+        what = show_path(row.raw_path) or "everything"
         raise GuardRefused(
-            f"{show_path(row.raw_path)} could not be brought back from the snapshot just taken: {error}",
+            f"{what} could not be brought back from the snapshot just taken: {error}",
             hint="run 'drkit verify --all --level content' for what is damaged",
         ) from error
 

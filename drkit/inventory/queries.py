@@ -63,6 +63,7 @@ NEWEST_THERE = """SELECT s.snapshot, s.time FROM snapshots AS s WHERE +s.reposit
     ORDER BY s.time DESC LIMIT 1"""
 LATER = "SELECT snapshot, store, time FROM snapshots WHERE +repository = ? AND time > ? ORDER BY time"
 HOLDERS = "SELECT DISTINCT store FROM verifications WHERE snapshot = ? AND ok = 1 AND plugin IS NULL"
+COPIED = "SELECT 1 FROM copies WHERE repository = ? AND store = ? LIMIT 1"
 FORGOTTEN = "SELECT detail FROM audit WHERE at >= ? AND event = 'forget'"
 FAILED = """SELECT at FROM verifications WHERE repository = ? AND store = ? AND level = ? AND ok = 0
     ORDER BY at DESC LIMIT 1"""

@@ -56,6 +56,11 @@ def standing(engine: Engine, repo_id: str, url: str) -> Standing:
     return Standing(url, newest, len(times), min(times.values(), default=None), proved, failed)
 
 
+def had_copies(engine: Engine, repo_id: str, url: str) -> bool:
+    """Whether anything of a repository was ever copied to the store `url`."""
+    return bool(engine.execute(queries.COPIED, (repo_id, url)))
+
+
 def holders(engine: Engine, snapshot: SnapshotRecord) -> list[str]:
     """Return the URLs of the stores that are known to have a snapshot: those in other places than this one first."""
     found = dict.fromkeys([snapshot.store, *(url for (url,) in engine.execute(queries.HOLDERS, (snapshot.snapshot,)))])
