@@ -37,6 +37,7 @@ def _small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drkit.repo.packer.POOL_TARGET", 10_000)
     monkeypatch.setattr("drkit.repo.treewriter.PACK_TARGET", 20_000)
     monkeypatch.setattr("drkit.repo.treewriter.SMALL_BACKUP", 10_000)
+    monkeypatch.setattr("drkit.backup.gather._SCATTERED", 1_000)  # which stores twice on purpose
 
 
 @pytest.fixture

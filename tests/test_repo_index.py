@@ -341,7 +341,7 @@ def test_an_unreadable_prune_record_stops_every_writer(bench: Bench, record: byt
     with pytest.raises(FormatError, match="prunes/1") as caught:
         bench.back_up()
     assert caught.value.code == 20
-    assert "move it out" in caught.value.hint
+    assert "drkit repair" in caught.value.hint
     assert names(bench.store, "") == before
     assert contents(bench.repo) == bench.files()
 
