@@ -201,7 +201,7 @@ def test_what_survived_a_kill_of_everybody_is_ended(
     for pid in (process.keeper, guard.pid):  # the keeper would end it all by itself
         os.kill(pid, signal.SIGKILL)
     guard.wait(SOON)
-    assert grows(file), "there is nothing left to be ended"
+    until(lambda: grows(file))  # else there is nothing left to be ended
     assert end(process) >= 1
     assert not grows(file)
     assert end(process) == 0
