@@ -535,6 +535,20 @@ def test_status_tells_of_damage_until_a_proof_of_that_level(home: Home) -> None:
     assert not home.ok("status", "--json").json["stores"][1]["failed"]
 
 
+def test_status_tells_of_a_store_of_which_not_even_the_settings_are_left(home: Home) -> None:
+    home.copies()
+    for name in ("drkit.json", "drkit-copy.json"):
+        (Path(home.store("usb")) / name).chmod(0o600)
+        (Path(home.store("usb")) / name).write_text("{}")
+    run = home("verify", "--all", "--store", "usb")
+    assert (run.code, "drkit repair --from URL" in run.err) == (20, True)
+    usb = home.ok("status", "--json").json["stores"][1]
+    assert (usb["name"], usb["failed"]) == ("usb", "content")
+    home.ok("repair", "--repo", "usb")
+    home.ok("verify", "--all", "--store", "usb")
+    assert home.ok("status", "--json").json["stores"][1]["failed"] == ""
+
+
 def test_status_asks_no_store(home: Home) -> None:
     home.copies()
     shutil.rmtree(home.home / "usb")

@@ -92,6 +92,27 @@ def verification(session: Session, repository: Repository, report: VerifyReport,
         )
 
 
+def unreadable(session: Session, level: str) -> None:
+    """Record of a store, of which not even the settings can be read, that a verification found damage."""
+    with _told(session):
+        from drkit.inventory import queries
+
+        inventory, url = session.inventory(), session.store().url
+        for repository in queries.repositories_in(inventory.engine, url):
+            inventory.record_verification(
+                repo_id=repository,
+                store_url=url,
+                snapshot_id=None,
+                plugin=None,
+                level=level,
+                ok=False,
+                findings=1,
+                packs_read=0,
+                bytes_read=0,
+                duration_s=0.0,
+            )
+
+
 def copied(session: Session, report: CopyReport) -> None:
     """Record which packs came to a store."""
     with _told(session):

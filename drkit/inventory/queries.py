@@ -166,6 +166,12 @@ def has_snapshot(engine: Engine, repo_id: str, snapshot_id: str) -> bool:
     return bool(engine.execute(sql, (repo_id, snapshot_id)))
 
 
+def repositories_in(engine: Engine, store_url: str) -> list[str]:
+    """Return the repositories of which something was ever verified in a store."""
+    rows = engine.execute("SELECT DISTINCT repository FROM verifications WHERE store = ?", (store_url,))
+    return [repository for (repository,) in rows]
+
+
 def known_packs(engine: Engine, repo_id: str, store_url: str) -> set[str]:
     """Return the packs that are known to be in a store."""
     rows = engine.execute("SELECT pack FROM copies WHERE repository = ? AND store = ?", (repo_id, store_url))

@@ -36,7 +36,10 @@ OF_INIT = re.compile(rb"index|keys|locks|packs|snapshots|RECOVER\.md|recover\.py
 OF_REPOSITORY = re.compile(OF_INIT.pattern + rb"|hints|inventory|parity|prunes|quarantine")
 
 _COPY = "run 'drkit repair', or copy the intact one of drkit.json and drkit-copy.json over the other, in {}"
-_RECOVER = "get everything back with the repository's own recover.py, then start a new repository elsewhere"
+_RECOVER = (
+    "heal them from a copy with 'drkit repair --from URL'; without one get everything back with the repository's own "
+    "recover.py, then start a new repository elsewhere"
+)
 
 
 _NONE_READABLE = (

@@ -65,7 +65,11 @@ def command(
     if snap and every:
         raise UsageError("give a snapshot or --all, not both")
     session.repo = store or session.repo
-    repository = session.open()
+    try:
+        repository = session.open()
+    except IntegrityError:
+        recording.unreadable(session, level)
+        raise
     refs = repository.snapshots() if every else [repository.resolve(snap or "latest")]
     report = run(session, repository, refs, Level[level.upper()], every_pack=every, subset=subset)
     recording.flush(session, repository)
