@@ -35,6 +35,8 @@ _Blob = tuple[Kind, bytes, bytes]
 _Frame = tuple[bytes, list[tuple[Kind, bytes, int]]]
 _UNDER_WAY = 4
 """Frames of a lane that may be on their way: with these, 6 MiB each, a pack of 32 MiB stays below 64 MiB."""
+_EARLY = 3
+"""Frames that do not wait for alike blobs: in a small backup compression should not begin when the walk is over."""
 _BLOB_OVERHEAD = 256
 """About what a waiting blob takes in memory besides its bytes."""
 _SWITCH_S = 0.0002
@@ -206,6 +208,7 @@ class Packer:
         self._storing: deque[Future[IndexedPack]] = deque()
         self._pending: set[bytes] = set()
         self._pool = _Pool()
+        self._early = _EARLY
         self._small: list[_Blob] = []
         self._small_size = 0
         self._chunks: list[_Blob] = []
@@ -247,6 +250,9 @@ class Packer:
         self._pending.add(blob_id[:ID_SIZE])
         pool = self._pool
         pool.add(group, (Kind.DATA, blob_id, data))
+        if self._early and pool.size >= FRAME_TARGET:
+            self._early -= 1
+            self._add_small(pool.rest())
         while pool.size > POOL_TARGET:
             self._add_small(pool.oldest())
 
