@@ -19,6 +19,7 @@ import pytest
 
 from drkit.clock import utc_now
 from drkit.copy import copy
+from drkit.doctor.repository import _slots
 from drkit.errors import IntegrityError, LockedError, StoreError, UsageError, WrongKey
 from drkit.format import settings
 from drkit.progress import NullProgress
@@ -29,6 +30,7 @@ from drkit.seal import KeySource, SealedStore, Secret
 from drkit.seal.keys import (
     FoundSlot,
     add_slot,
+    damaged_slots,
     delete_slot,
     make_slot,
     new_ring,
@@ -110,6 +112,21 @@ def test_one_of_two_copies_is_enough_and_repair_brings_the_other_back(store: Mem
         report = repair(store, (), progress=NullProgress(), now=now, keys=source(KEY))
         assert [healed.object for healed in report.healed] == [name]
         assert [found.twice for found in read_slots(store, both=True)] == [True]
+    copied = MemoryStore("copied")
+    copy(Repository.open(store, keys=source(KEY)), copied, progress=NullProgress(), now=now)
+    add_slot(store, clear(store), open_slots(store, clear(store), source(KEY)).ring, OTHER, now=now)
+    removed = add_slot(copied, clear(copied), open_slots(copied, clear(copied), source(KEY)).ring, new_key(), now=now)
+    for name in (first, second):
+        store.put(name, b"damaged", overwrite=True)
+    assert damaged_slots(store) == [slot.id]
+    assert [one.code for one in _slots(Repository.open(store, keys=source(OTHER)))] == ["key-slot-damaged"]
+    repair(store, [copied], progress=NullProgress(), now=now, keys=source(KEY, OTHER))
+    assert damaged_slots(store) == []
+    assert slot.id in {one.id for one in read_slots(store)}
+    assert removed.id not in {one.id for one in read_slots(store)}
+    for one in read_slots(store):
+        if one.id != slot.id:
+            delete_slot(store, one.id)
     store.delete(first)
     store.put(second, b"damaged", overwrite=True)
     with pytest.raises(IntegrityError, match="none of its key slots"):
@@ -467,6 +484,7 @@ def test_slots_are_changed_by_one_at_a_time(tmp_path: Path) -> None:
     slot = cli.ok("key", "add", "--key-file", "k2", "--json").json["id"]
     keys = KeySource({"DRKIT_KEY_FILE": str(tmp_path / "k")})
     repo = Repository.open(LocalStore(bytes(tmp_path / "repo")), keys=keys)
+    assert isinstance(repo.store, SealedStore)
     with KeyLock(repo.store, utc_now):
         for command in (["remove", slot[:8]], ["rotate", "--drop-others"], ["add", "--key-file", "k3"], ["export"]):
             assert cli("key", *command, "--json").error["code"] == 11
@@ -474,7 +492,12 @@ def test_slots_are_changed_by_one_at_a_time(tmp_path: Path) -> None:
         assert not (tmp_path / "k3").exists()
     assert cli("key", "export", "--output", "no/such/place", "--json").error["code"] == 2
     assert len(cli.ok("key", "list", "--json").json["slots"]) == 2
+    for name in slot_names(slot):
+        repo.store.inner.put(name, b"damaged", overwrite=True)
+    listed = cli("key", "list", "--json")
+    assert (listed.code, listed.json["damaged"]) == (3, [slot])
     cli.ok("key", "remove", slot[:8])
+    assert cli.ok("key", "list", "--json").json["damaged"] == []
     assert not list(repo.store.list("locks/"))
 
 

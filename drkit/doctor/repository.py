@@ -13,6 +13,8 @@ from drkit.errors import IntegrityError, ObjectNotFound, StoreCorrupt
 from drkit.format.limits import FORMAT_MINOR
 from drkit.model import Snapshot, show_path
 from drkit.repo import Repository, SnapshotRef
+from drkit.seal import SealedStore
+from drkit.seal.keys import damaged_slots, read_slots
 
 LOST = frozenset({"pack-missing", "pack-size", "pack-damaged"})
 """Findings of an index that mean that content is lost."""
@@ -53,6 +55,7 @@ def check_repository(
         message = f"it is of format 1.{repo.config.format.minor}: this drkit may only read it"
         yield Diagnosis("newer-format", repo.store.url, message, "install the newest drkit with 'pip install -U drkit'")
     yield from _recovery(repo)
+    yield from _slots(repo)
     for finding in repo.load_index().findings:
         yield as_diagnosis(finding, DAMAGE if finding.code in LOST else WARNING)
     for finding in repo.findings:
@@ -81,6 +84,20 @@ def _recovery(repo: Repository) -> Iterator[Diagnosis]:
             yield Diagnosis("recovery-missing", name, message, repair, WARNING)
         except StoreCorrupt as error:
             yield Diagnosis("recovery-differs", name, str(error), repair, WARNING)
+
+
+def _slots(repo: Repository) -> Iterator[Diagnosis]:
+    if not isinstance(repo.store, SealedStore):
+        return
+    store = repo.store.inner
+    for slot in read_slots(store, both=True):
+        if not slot.twice:
+            message = f"one of the two copies of this {slot.slot.kind}'s slot is missing or damaged"
+            yield Diagnosis("key-slot-damaged", f"keys/{slot.id[:12]}…", message, "drkit repair", WARNING)
+    for slot_id in damaged_slots(store):
+        message = "both copies of this key slot are damaged: its secret opens nothing any more"
+        repair = "'drkit repair --from URL' brings it back from a copy; or make another with 'drkit key add'"
+        yield Diagnosis("key-slot-damaged", f"keys/{slot_id[:12]}…", message, repair, WARNING)
 
 
 def snapshot_time(ref: SnapshotRef) -> datetime:

@@ -298,9 +298,10 @@ class _Job:
             for name in slot_names(slot.id):
                 if not slot.twice and not named_right(self._store, name):
                     self._heal(name, "missing or damaged", slot.data, "its other copy")
-        # A slot that was removed here is not to come back, unless there is none left.
-        for prefix in ("inventory/",) if slots else ("keys/", "inventory/"):
-            names = {info.name for store in (self._store, *places) for info in store.list(prefix)}
+        # A slot that was removed here is not to come back, unless there is none left; one that is damaged is.
+        for prefix in ("keys/", "inventory/"):
+            known = (self._store,) if slots and prefix == "keys/" else (self._store, *places)
+            names = {info.name for store in known for info in store.list(prefix)}
             for name in sorted(names):
                 problem = "" if named_right(self._store, name) else "missing or damaged"
                 donor = next((store for store in places if problem and named_right(store, name)), None)

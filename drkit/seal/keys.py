@@ -36,7 +36,7 @@ _NAME = re.compile(r"keys/([0-9a-f]{64})(-copy)?\.json")
 _NONCE = 12
 _GIVE = "set DRKIT_PASSWORD_FILE, DRKIT_PASSWORD_COMMAND, DRKIT_PASSWORD or DRKIT_KEY_FILE"
 _DROP = "give their secrets with --key-file and --password-file, or give them up with --drop-others"
-_KEYS_BACK = "bring the repository's keys/ back from a copy"
+_KEYS_BACK = "bring the repository's keys/ back from a copy: 'drkit repair --from URL'"
 
 
 class Slot(Struct, frozen=True):
@@ -139,22 +139,34 @@ def slot_id_of(name: str) -> str | None:
 
 def read_slots(store: Store, *, both: bool = False) -> list[FoundSlot]:
     """Return the slots of which a copy is intact, oldest first; with `both`, look at the second of each, too."""
-    ids = dict.fromkeys(found for info in store.list(FOLDER) if (found := slot_id_of(info.name)))
     slots = []
-    for slot_id in ids:
-        copies: list[bytes] = []
-        for name in slot_names(slot_id):
-            with contextlib.suppress(ObjectNotFound, StoreCorrupt):
-                data = store.get(name)
-                if hashlib.sha256(data).hexdigest() == slot_id:
-                    copies.append(data)
-            if copies and not both:
-                break
-        if copies:
+    for slot_id in _stored(store):
+        if copies := _intact(store, slot_id, both=both):
             with contextlib.suppress(msgspec.MsgspecError, UnicodeError):  # of a later version
                 slot = msgspec.json.decode(copies[0], type=Slot)
                 slots.append(FoundSlot(slot_id, slot, copies[0], len(copies) == 2))
     return sorted(slots, key=lambda found: (found.slot.created, found.id))
+
+
+def damaged_slots(store: Store) -> list[str]:
+    """Return the ids of the slots of which no copy is intact: their secrets open nothing any more."""
+    return [slot_id for slot_id in _stored(store) if not _intact(store, slot_id, both=False)]
+
+
+def _stored(store: Store) -> list[str]:
+    return list(dict.fromkeys(found for info in store.list(FOLDER) if (found := slot_id_of(info.name))))
+
+
+def _intact(store: Store, slot_id: str, *, both: bool) -> list[bytes]:
+    copies: list[bytes] = []
+    for name in slot_names(slot_id):
+        with contextlib.suppress(ObjectNotFound, StoreCorrupt):
+            data = store.get(name)
+            if hashlib.sha256(data).hexdigest() == slot_id:
+                copies.append(data)
+        if copies and not both:
+            break
+    return copies
 
 
 def open_slots(store: Store, config: Settings, keys: KeySource, slots: Iterable[FoundSlot] | None = None) -> Opened:
@@ -166,7 +178,7 @@ def open_slots(store: Store, config: Settings, keys: KeySource, slots: Iterable[
     assert config.encryption is not None
     found = read_slots(store) if slots is None else list(slots)
     if not found:
-        raise IntegrityError(f"{store.url} is encrypted, and none of its key slots is left", hint=_KEYS_BACK)
+        raise no_slots(store)
     secrets = keys.secrets()
     if not secrets:
         raise WrongKey(f"{store.url} is encrypted, and no key was given", hint=_GIVE)
@@ -181,6 +193,11 @@ def open_slots(store: Store, config: Settings, keys: KeySource, slots: Iterable[
     if not rings:
         raise WrongKey(f"the key that was given does not open {store.url}")
     return Opened(max(rings, key=lambda ring: ring.current), tuple(opened))
+
+
+def no_slots(store: Store) -> IntegrityError:
+    """Return what is to be said where no slot is left."""
+    return IntegrityError(f"{store.url} is encrypted, and none of its key slots is left", hint=_KEYS_BACK)
 
 
 def add_slot(

@@ -26,18 +26,20 @@ def command(
     Whoever has an older copy of the slot and its secret still has the keys that are in it: if a secret has leaked, run
     'drkit key rotate' as well. Copies of the repository have slots of their own: remove it with --repo there, too.
     """
-    from drkit.seal.keys import delete_slot, read_slots
+    from drkit.seal.keys import damaged_slots, delete_slot, read_slots
 
     session: Session = ctx.obj
     with changing(session) as (store, _, _):
         slots = read_slots(store)
-        chosen = [one for one in slots if slot and one.id.startswith(slot.lower())]
+        texts = {one.id: text_of(one) for one in slots} | {one: f"{one[:12]}  damaged" for one in damaged_slots(store)}
+        chosen = [one for one in texts if slot and one.startswith(slot.lower())]
         if len(chosen) != 1:
             what = "is the beginning of several slots' ids" if chosen else "is no slot"
             raise UsageError(f"{slot!r} {what}", hint="see 'drkit key list'")
-        if len(slots) == 1:
+        left = [one for one in slots if one.id != chosen[0]]
+        if not left:
             raise UsageError("this is the last key slot: without it nothing can be read", hint="add another one first")
-        delete_slot(store, chosen[0].id)
-    session.console.result({"removed": chosen[0].id, "left": len(slots) - 1})
-    session.console.line(f"removed: {text_of(chosen[0])}")
+        delete_slot(store, chosen[0])
+    session.console.result({"removed": chosen[0], "left": len(left)})
+    session.console.line(f"removed: {texts[chosen[0]]}")
     session.console.note("if its secret has leaked, run 'drkit key rotate' as well")
