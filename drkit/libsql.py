@@ -148,7 +148,7 @@ class File:
         name = f"{self.what} {self._name}"
         if "locked" in lower or "busy" in lower:
             return LockedError(f"another process holds the {name}")
-        if "malformed" in lower or "not a database" in lower:
+        if any(sign in lower for sign in ("malformed", "not a database", "unsupported file format")):
             return IntegrityError(f"the {name} is damaged: {text}", hint=self.if_damaged)
         if "constraint failed" in lower:
             return FormatError(f"a row that the {name} cannot have: {text}")

@@ -549,6 +549,22 @@ def test_status_tells_of_a_store_of_which_not_even_the_settings_are_left(home: H
     assert home.ok("status", "--json").json["stores"][1]["failed"] == ""
 
 
+def test_status_tells_of_a_database_that_is_none_any_more(home: Home) -> None:
+    home.copies()
+    box = home.home / "box.db"
+    data = bytearray(box.read_bytes())
+    data[30:60] = bytes(range(100, 130))  # in the middle of its header
+    for file in home.home.glob("box.db*"):
+        file.unlink()
+    box.write_bytes(data)
+    assert home("verify", "--store", "box").code == 20
+    assert "move the file away" in home("repair", "--repo", "box").err
+    assert home.ok("status", "--json").json["stores"][2]["failed"] == "content"
+    box.unlink()
+    home.ok("copy", "--to", "box", "--verify", "content")
+    assert home.ok("status", "--json").json["stores"][2]["failed"] == ""
+
+
 def test_status_asks_no_store(home: Home) -> None:
     home.copies()
     shutil.rmtree(home.home / "usb")

@@ -178,7 +178,7 @@ _INIT = "check the URL, or make a repository there with 'drkit init' or 'drkit c
 
 class _File(File):
     what = "store"
-    if_damaged = "bring it back from another copy with 'drkit copy --to'"
+    if_damaged = "move the file away, then make it anew from another copy with 'drkit copy --to'"
     if_closed = "check its directory and permissions"
     if_else = "check that its disk is sound and has room, then run the command again"
     if_unnamed = "name a file whose path is UTF-8"

@@ -273,7 +273,7 @@ class AppendOnly(Wrapped):
     def _refused(self, name: str, what: str) -> StoreError:
         return StoreError(
             f"{name} in {self.url} cannot be {what}: the store is append-only",
-            hint="use a URL without append-only, and credentials that may do that, for what is meant to remove data",
+            hint="take append-only out of its URL, or append_only out of drkit.toml; credentials must allow it, too",
         )
 
 

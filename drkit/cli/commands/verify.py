@@ -10,7 +10,7 @@ import typer
 from drkit.cli.output import count, duration, finding_text, size
 from drkit.cli.params import SNAP_HELP, LevelName
 from drkit.cli.session import Session
-from drkit.errors import IntegrityError, UsageError
+from drkit.errors import IntegrityError, StoreCorrupt, UsageError
 from drkit.model import Level
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def command(
     session.repo = store or session.repo
     try:
         repository = session.open()
-    except IntegrityError:
+    except (IntegrityError, StoreCorrupt):
         recording.unreadable(session, level)
         raise
     refs = repository.snapshots() if every else [repository.resolve(snap or "latest")]
