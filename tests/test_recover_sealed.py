@@ -292,6 +292,21 @@ def test_settings_that_somebody_changed(sealed: Sealed, changes: dict[str, Any],
     assert code or "somebody has changed it" in both.err
 
 
+def test_what_looks_encrypted_is_never_an_empty_repository(sealed: Sealed, tmp_path: Path) -> None:
+    sealed.back_up()
+    for name in ("drkit.json", "drkit-copy.json"):
+        change(sealed.root / name, lambda data: data[: len(data) // 2])
+    ran = sealed.recover("--list")
+    assert ran.code == 20
+    assert "the settings that tell how are lost" in ran.err
+
+
+def test_a_passphrase_for_a_repository_in_clear_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Repository.create(LocalStore(str(tmp_path / "clear")), now=now())
+    monkeypatch.setenv("DRKIT_PASSWORD_FILE", str(tmp_path / "phrase"))
+    assert "is it the one that you mean?" in run(tmp_path / "clear", "--list").err
+
+
 def test_scrypt_cannot_be_made_to_take_all_memory(sealed: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("drkit.json", "drkit-copy.json"):
         reseal(sealed.root / name, encryption__kdf__n=1 << 30)

@@ -239,13 +239,16 @@ def parse_key(text: str) -> bytes:
     return key
 
 
+PASSWORDS = ("DRKIT_PASSWORD", "DRKIT_PASSWORD_FILE", "DRKIT_PASSWORD_COMMAND")
+"""What gives the passphrase; the first that is set."""
+
+
 def given_secrets(path: str) -> list[tuple[str, bytes]]:
     """Return the kinds of slots that can be opened, `keyfile` or `passphrase`, each with the key or the passphrase.
 
     `path` is that of the key file, empty if none was named.
     """
-    text = os.environ.get("DRKIT_PASSWORD")
-    file, command = os.environ.get("DRKIT_PASSWORD_FILE"), os.environ.get("DRKIT_PASSWORD_COMMAND")
+    text, file, command = map(os.environ.get, PASSWORDS)
     secrets, what = [], path
     try:
         if path:
@@ -531,10 +534,13 @@ class Repository:
                 check_format(settings["format"], "the repository", ["encryption"])
                 if "encryption" in settings["format"].get("requires", ()):
                     self.files = open_sealed(self.files, found, key_file)
-                elif key_file or os.environ.get("DRKIT_PASSWORD"):
+                elif key_file or any(map(os.environ.get, PASSWORDS)):
                     say("warning: a key is given, but the repository is not encrypted: is it the one that you mean?")
         except INVALID as error:
             raise StopError(20, reason(error)) from None
+        names = [] if isinstance(self.files, SealedFiles) else self.files.names("snapshots")
+        if names and all(name.endswith(".enc") for name in names):
+            raise StopError(20, "the repository is encrypted, and the settings that tell how are lost")
 
     def read_places(self) -> None:
         """Learn where all blobs lie. StopError if there is nothing here that decodes zstd."""
