@@ -414,6 +414,16 @@ def test_copy_to_a_name_and_to_all(home: Home) -> None:
     assert home("copy", "--all", "--to", "usb", "--json").error["code"] == 2
 
 
+def test_a_misspelt_name_does_not_become_a_directory(home: Home) -> None:
+    """It would look like a copy far away, and be one on this disk."""
+    home.backup("--no-copies")
+    run = home("copy", "--to", "ubs")
+    assert (run.code, "names no store 'ubs'; it has usb, box" in run.err) == (2, True)
+    assert not (home.home / "ubs").exists()
+    home.ok("copy", "--to", "./ubs")
+    home.ok("copy", "--to", "ubs")
+
+
 def test_copy_to_all_tells_what_failed_and_does_the_rest(home: Home) -> None:
     home.backup("--no-copies")
     home.broken("usb")

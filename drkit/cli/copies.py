@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -109,6 +110,16 @@ def every(
             failed = StoreCopy(name, url, ok=False, error=str(error), duration_s=round(monotonic() - began, 3))
             done.append(Done(failed, hint=error.hint))
     return _with_lags(session, repository, done)
+
+
+def refuse_misspelt(session: Session, named: str) -> None:
+    """UsageError for a word that is no store of the configuration and no directory: it would become one here."""
+    known = session.config.stores
+    if known and named not in known and not any(sign in named for sign in "/:~") and not os.path.exists(named):
+        raise UsageError(
+            f"drkit.toml names no store {named!r}; it has {', '.join(known)}",
+            hint=f"write ./{named} for a new directory of that name",
+        )
 
 
 def only(session: Session, repository: Repository, named: str, *, level: Level, dry_run: bool = False) -> list[Done]:

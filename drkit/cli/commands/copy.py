@@ -80,6 +80,7 @@ def command(
             )
         done = copies.every(session, repository, stores, level=level, dry_run=dry_run)
     else:
+        copies.refuse_misspelt(session, to)
         done = copies.only(session, repository, to, level=level, dry_run=dry_run)
     if not dry_run:
         recording.flush(session, repository)
