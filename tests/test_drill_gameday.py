@@ -19,6 +19,7 @@ from drkit.drill import DrillOptions, GameDayReport, Loss, compare, game_day, ga
 from drkit.drill.gameday import Heal
 from drkit.drill.restorer import RESTORERS, Restored
 from drkit.errors import IntegrityError, NoSpace
+from drkit.format.settings import ParitySettings
 from drkit.model import PluginRow, show_path
 from drkit.progress import NullProgress
 from drkit.repair import repair
@@ -131,6 +132,20 @@ def test_the_only_snapshot_is_not_survived_but_noticed(source: Path) -> None:
     snapshot = run(back_up(source), rebuild=False).losses[2]
     assert (snapshot.survived, snapshot.passed) == (False, True)
     assert "no older snapshot" in snapshot.how
+
+
+@pytest.mark.parametrize("by", list(RESTORERS))
+def test_a_snapshot_that_its_parity_gives_back_is_called_that(source: Path, tmp_path: Path, by: str) -> None:
+    store = LocalStore(bytes(tmp_path / "repo"))
+    made = back_up(source, Repository.create(store, now=utc_now(), parity=ParitySettings(8, 2)))
+    snapshot = run(made, by, rebuild=False).losses[2]
+    assert snapshot.passed, snapshot
+    assert snapshot.survived == (by == "drkit")
+    assert ("its parity gave it back" if by == "drkit" else "no older snapshot") in snapshot.how
+    (source / "later.md").write_text("written after the first backup\n")
+    snapshot = run(back_up(source, made[0]), by, rebuild=False).losses[2]
+    assert (snapshot.passed, snapshot.survived) == (True, True)
+    assert ("its parity gave it back" if by == "drkit" else made[1].id[:12]) in snapshot.how
 
 
 def test_a_tree_without_content_has_no_bit_to_flip(tmp_path: Path) -> None:

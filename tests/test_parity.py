@@ -443,7 +443,7 @@ def test_the_commands(tmp_path: Path) -> None:
     source.write("plugins/a/noise.bin", random.Random(1).randbytes(200_000))
     repo = tmp_path / "repo"
     cli = Cli(tmp_path, DRKIT_REPO=str(repo))
-    for bad in ("16", "0+1", "1+0", "2+3", "200+100", "a+b", "-1+1"):
+    for bad in ("16", "0+1", "1+0", "2+3", "200+100", "a+b", "-1+1", ""):
         assert cli("init", f"--parity={bad}").code == 2
         assert not repo.exists()
     assert cli("init", "--parity", "16+2").code == 0

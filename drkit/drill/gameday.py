@@ -159,14 +159,26 @@ def _truncate_snapshot(day: _Day) -> Loss:
         day.copy.put(day.ref.name, data[: len(data) // 2], overwrite=True)
         began = time.monotonic()
         try:
-            older = Repository.open(day.copy).latest()
+            older = _newest_readable(day)
         except DrkitError as error:
             return _failed(day, "snapshot", what, str(error))
         if older is None:
             total_s = round(time.monotonic() - began, 3)
             return Loss("snapshot", what, False, f"it was noticed, but {_OLDER}", (), total_s, day.rto_s, True)
+        if older == day.ref:
+            return _judge(day, "snapshot", what, "it was noticed, and its parity gave it back", whole=True)
         how = f"it was noticed, and the one before, {older.id[:12]} of {older.time}, was restored instead"
         return _judge(day, "snapshot", what, how, whole=True, older=older)
+
+
+def _newest_readable(day: _Day) -> SnapshotRef | None:
+    """Return the snapshot that a restore from the copy falls back to: drkit reads one through its parity, too."""
+    repo = Repository.open(day.copy)
+    newest = repo.latest()
+    if newest != day.ref or day.options.by == "drkit":
+        return newest
+    older = [ref for ref in repo.snapshots() if ref != day.ref]
+    return older[-1] if older else None
 
 
 def _lose_inventory(day: _Day, rebuild: Rebuild) -> Loss:

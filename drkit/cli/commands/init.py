@@ -33,9 +33,9 @@ def command(
     ctx: typer.Context,
     *,
     parity: Annotated[
-        str,
+        str | None,
         typer.Option("--parity", metavar="K+M", help="Heal packs without a copy: M shards of parity for K of data."),
-    ] = "",
+    ] = None,
     encrypt: Annotated[
         bool, typer.Option("--encrypt", help="Encrypt all that is stored; see 'drkit key' for what opens it.")
     ] = False,
@@ -57,13 +57,18 @@ def command(
     from drkit.repo import Repository
 
     session: Session = ctx.obj
-    shards = _parity(parity) if parity else None
+    shards = None if parity is None else _parity(parity)
     if key_file and not encrypt:
         raise UsageError("--key-file goes with --encrypt")
     store = session.store()
     secrets = _secrets(store, key_file) if encrypt else ()
     repository = Repository.create(store, now=utc_now(), parity=shards, secrets=secrets)
-    found = {"repository": repository.config.repository_id, "url": store.url, "encrypted": encrypt, "parity": parity}
+    found = {
+        "repository": repository.config.repository_id,
+        "url": store.url,
+        "encrypted": encrypt,
+        "parity": parity or "",
+    }
     session.console.result(found)
     what = "encrypted repository" if encrypt else "repository"
     session.console.note(f"made {what} {repository.config.repository_id} at {store.url}")
