@@ -73,6 +73,13 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True, params=["one thread", "a thread ahead"])
+def _threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files are decoded by the thread that writes them, large ones ahead: everything is tried both ways."""
+    if request.param == "a thread ahead":
+        monkeypatch.setattr(build_module, "_SMALL", 0)
+
+
 class TestExactness:
     @settings(max_examples=60, deadline=None)
     @given(tree=trees())

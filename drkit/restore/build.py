@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from drkit import osutil
 from drkit.errors import RestoreMismatch
+from drkit.format.limits import KIB
 from drkit.model import Snapshot
 from drkit.progress import Progress
 from drkit.repo.repository import Repository
@@ -22,9 +23,12 @@ from drkit.restore.report import Outcome
 from drkit.restore.select import Batch, select
 from drkit.restore.site import Site
 from drkit.restore.writer import Writer
+from drkit.store.parallel import is_remote
 
 _SYNC_EACH = 64
 _FEW = 1000
+_SMALL = 64 * KIB
+"""With files of this size on average, it pays to decode on a thread while others are written."""
 _APART = 5000
 """From this many files on, a second process that reads them back is worth its start."""
 
@@ -92,7 +96,9 @@ def build(job: Job, plan: Plan, site: Site, stage_fd: int, progress: Progress) -
     progress.start(plan.entries, plan.bytes, "restoring")
     writer = Writer(stage_fd, host, outcome, progress, sync_each=few)
     again = not plan.lost  # what could not be read then was not checked either
-    with Feed(job.batches(again=again, places=True), job.repo.reader(), plan.repeats) as feed:
+    # Where each file is a few short calls, two threads would spend more on taking turns than they gain.
+    ahead = is_remote(job.repo.store) or plan.bytes >= _SMALL * plan.files
+    with Feed(job.batches(again=again, places=True), job.repo.reader(), plan.repeats, ahead=ahead) as feed:
         root = writer.run(feed)
     if root is not None:
         set_directory(stage_fd, b"", root, host, outcome)

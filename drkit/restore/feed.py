@@ -1,4 +1,4 @@
-"""Contents for the writer: a thread reads, decodes and checks blobs while the main thread makes files."""
+"""Contents for the writer: blobs are read, decoded and checked, where that pays on a thread, while files are made."""
 
 from __future__ import annotations
 
@@ -35,30 +35,37 @@ class _End(Struct, frozen=True):
     reason: str = ""
 
 
-_Message = list[tuple[Item, bytes | str | None]] | bytes | _End | Lost | BaseException | None
+_Message = list[tuple[Item, bytes | str | None]] | bytes | _End | Lost
 
 
 class Feed:
     """Gives each selected item together with its content, in order; iterate once, inside a `with` block.
 
-    A Lost among them says that a stretch of the manifest is missing there. What goes wrong in the thread is raised
-    where the feed is read. Leaving the block ends the thread.
+    A Lost among them says that a stretch of the manifest is missing there. With `ahead` a thread goes before; what goes
+    wrong in it is raised where the feed is read, and leaving the block ends it.
     """
 
-    def __init__(self, batches: Iterator[Batch], reader: BlobReader, repeats: dict[str, int]) -> None:
+    def __init__(
+        self, batches: Iterator[Batch], reader: BlobReader, repeats: dict[str, int], *, ahead: bool = True
+    ) -> None:
         self._batches = batches
         self._blobs = _Blobs(reader, repeats)
-        self._queue: queue.Queue[_Message] = queue.Queue(_QUEUED)
+        self._queue: queue.Queue[_Message | BaseException | None] = queue.Queue(_QUEUED)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._produce, name="drkit-restore-feed", daemon=True)
+        self._thread: threading.Thread | None = None
+        if ahead:
+            self._thread = threading.Thread(target=self._produce, name="drkit-restore-feed", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._thread is None:
+            return
         self._stop.set()
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
@@ -66,9 +73,8 @@ class Feed:
         self._thread.join()
 
     def __iter__(self) -> Iterator[tuple[Item, Content | None] | Lost]:
-        while (message := self._queue.get()) is not None:
-            if isinstance(message, BaseException):
-                raise message
+        messages = self._messages() if self._thread is None else self._queued()
+        for message in messages:
             if isinstance(message, Lost):
                 yield message
                 continue
@@ -76,7 +82,7 @@ class Feed:
             last = message.pop()
             yield from message
             if last[1] is None and _is_large(last[0][1]) and last[0][2] is None:
-                pieces = self._pieces()
+                pieces = _pieces(messages)
                 yield last[0], pieces
                 with contextlib.suppress(IntegrityError):
                     for _ in pieces:  # what the writer did not take
@@ -84,30 +90,30 @@ class Feed:
             else:
                 yield last
 
-    def _pieces(self) -> Iterator[bytes]:
-        while isinstance(message := self._queue.get(), bytes):
+    def _queued(self) -> Iterator[_Message]:
+        while (message := self._queue.get()) is not None:
+            if isinstance(message, BaseException):
+                raise message
             yield message
-        if isinstance(message, BaseException):
-            raise message
-        assert isinstance(message, _End)
-        if message.reason:
-            raise IntegrityError(message.reason)
-
-    # In the thread
 
     def _produce(self) -> None:
+        """Be the thread."""
         try:
-            for batch in self._batches:
-                if batch.lost is not None:
-                    self._queue.put(batch.lost)
-                self._send(batch)
+            for message in self._messages():
+                self._queue.put(message)
                 if self._stop.is_set():
                     return
             self._queue.put(None)
         except BaseException as error:  # noqa: BLE001  # it is raised in the main thread
             self._queue.put(error)
 
-    def _send(self, batch: Batch) -> None:
+    def _messages(self) -> Iterator[_Message]:
+        for batch in self._batches:
+            if batch.lost is not None:
+                yield batch.lost
+            yield from self._contents(batch)
+
+    def _contents(self, batch: Batch) -> Iterator[_Message]:
         out: list[tuple[Item, bytes | str | None]] = []
         size = 0
         for item in batch.items:
@@ -116,37 +122,41 @@ class Feed:
                 out.append((item, None if item[2] is not None or entry.type != "f" else b""))
                 continue
             if _is_large(entry):
-                self._queue.put([*out, (item, None)])
+                yield [*out, (item, None)]
                 out, size = [], 0
-                self._send_pieces(entry, batch.places)
-                if self._stop.is_set():
-                    return
+                yield from self._large(entry, batch.places)
                 continue
             content = self._blobs.whole(entry, batch.places)
             out.append((item, content))
             size += len(content)
             if size >= _BATCH_BYTES:
-                self._queue.put(out)
+                yield out
                 out, size = [], 0
-                if self._stop.is_set():
-                    return
         if out:
-            self._queue.put(out)
+            yield out
 
-    def _send_pieces(self, entry: Entry, places: Mapping[str, Place]) -> None:
+    def _large(self, entry: Entry, places: Mapping[str, Place]) -> Iterator[bytes | _End]:
         left = entry.size
         try:
             for piece in self._blobs.reader.content(entry, places):
                 left -= len(piece)
                 if left < 0:
                     break
-                self._queue.put(piece)
-                if self._stop.is_set():
-                    break
+                yield piece
         except IntegrityError as error:
-            self._queue.put(_End(str(error)))
+            yield _End(str(error))
             return
-        self._queue.put(_End("" if left == 0 else f"its blobs do not add up to its {entry.size} bytes"))
+        yield _End("" if left == 0 else f"its blobs do not add up to its {entry.size} bytes")
+
+
+def _pieces(messages: Iterator[_Message]) -> Iterator[bytes]:
+    for message in messages:
+        if isinstance(message, _End):
+            if message.reason:
+                raise IntegrityError(message.reason)
+            return
+        assert isinstance(message, bytes)
+        yield message
 
 
 def _is_large(entry: Entry) -> bool:

@@ -97,6 +97,7 @@ class FakeRepository(Repository):
     """
 
     def __init__(self, *segments: list[Entry] | str, blobs: list[bytes] | None = None, tree: str = "") -> None:
+        self.store = MemoryStore()
         self.parts = segments
         self.blobs = {sha(blob): blob for blob in (blobs if blobs is not None else [b"content"])}
         self.tree = tree or tree_hash([entry for part in segments if isinstance(part, list) for entry in part])
