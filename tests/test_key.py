@@ -239,6 +239,27 @@ def test_a_repository_that_lost_its_keys_gets_them_from_a_copy(store: MemoryStor
     Repository.open(store, keys=source(KEY))
 
 
+def test_a_key_from_before_a_rotation_repairs_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, MemoryStore("plain"))
+    place, copied = MemoryStore("rotated"), MemoryStore("behind")
+    repo = Repository.create(place, now=now(), secrets=[KEY])
+    add_slot(place, clear(place), open_slots(place, clear(place), source(KEY)).ring, OTHER, now=now)
+    copy(repo, copied, progress=NullProgress(), now=now)
+    rotate(place, clear(place), source(KEY), [], drop=True, now=now)
+    bench.write("file", b"after")
+    bench.store = Repository.open(place, keys=source(KEY)).store
+    bench.back_up()
+    held = {info.name: place.get(info.name) for info in place.list("")}
+    with pytest.raises(WrongKey):
+        repair(place, [copied], progress=NullProgress(), now=now, keys=source(OTHER))
+    for name in ("drkit.json", "drkit-copy.json"):
+        place.delete(name)
+    with pytest.raises(WrongKey):
+        repair(place, [copied], progress=NullProgress(), now=now, keys=source(OTHER))
+    left = {info.name: place.get(info.name) for info in place.list("")}
+    assert left == {name: data for name, data in held.items() if not name.startswith("drkit")}
+
+
 def test_a_slot_that_was_removed_does_not_come_back_by_repair(store: MemoryStore) -> None:
     config = clear(store)
     added = add_slot(store, config, open_slots(store, config, source(KEY)).ring, OTHER, now=now)

@@ -20,7 +20,6 @@ from drkit.errors import (
     RepositoryNotFound,
     StoreCorrupt,
     UsageError,
-    WrongKey,
 )
 from drkit.format import settings
 from drkit.format.indexfile import IndexedPack
@@ -348,10 +347,20 @@ class _Job:
 
 
 def _unlocked(store: Store, donors: Sequence[Repository], keys: KeySource) -> Store:
-    """Return an encrypted repository's store as it looks in clear; where its own keys are lost, with a copy's."""
+    """Return an encrypted repository's store as it looks in clear; where its own keys are lost, with a copy's.
+
+    WrongKey if it has slots that nothing given opens, though a copy opens: the copy may not know of a rotation, and to
+    its keys what was written since looks damaged.
+    """
     try:
-        return unlock(store, opening.read_settings(store)[0], keys)[0]
-    except (IntegrityError, RepositoryNotFound, WrongKey):
+        config = opening.read_settings(store)[0]
+    except (IntegrityError, RepositoryNotFound):
+        if not donors:
+            raise
+        config = donors[0].config
+    try:
+        return unlock(store, config, keys)[0]
+    except IntegrityError:
         if not donors:
             raise
         return beside(donors[0].store, store)
