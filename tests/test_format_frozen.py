@@ -213,7 +213,13 @@ def test_hints() -> None:
 
 
 def test_settings() -> None:
-    data = settings_format.encode(Settings(FormatVersion(), "0123456789abcdef" * 2, "2025-01-02T03:04:05+00:00"))
+    settings = Settings(
+        FormatVersion(),
+        "0123456789abcdef" * 2,
+        "2025-01-02T03:04:05+00:00",
+        compression=settings_format.CompressionSettings(6, 3),
+    )
+    data = settings_format.encode(settings)
     assert json.loads(data) == {
         "format": {"major": 1, "minor": 0, "requires": []},
         "repository_id": "0123456789abcdef0123456789abcdef",

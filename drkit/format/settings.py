@@ -33,7 +33,7 @@ class ChunkerSettings(Struct, frozen=True):
 class CompressionSettings(Struct, frozen=True):
     """zstd levels: of frames of small files, and of frames of chunks of large ones."""
 
-    small_level: int = 6
+    small_level: int = 7
     chunk_level: int = 3
 
 

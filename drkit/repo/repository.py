@@ -88,7 +88,7 @@ class Repository:
         store: Store,
         *,
         now: datetime,
-        small_level: int = 6,
+        small_level: int = 7,
         chunk_level: int = 3,
         parity: ParitySettings | None = None,
         secrets: Sequence[Secret] = (),
