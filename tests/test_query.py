@@ -105,7 +105,7 @@ def test_ls_names_what_is_lost(place: Place) -> None:
     lost: list[str] = []
     assert list(ls(place.repository, snapshot, lost)) == []
     assert len(lost) == 1
-    assert "from a on" in lost[0]
+    assert "from a to the end" in lost[0]
     with pytest.raises(IntegrityError, match="that would hold a/b"):
         list(ls(place.repository, snapshot, [], b"a/b"))
 

@@ -354,7 +354,11 @@ def _unlocked(store: Store, donors: Sequence[Repository], keys: KeySource) -> St
     """
     try:
         config = opening.read_settings(store)[0]
-    except (IntegrityError, RepositoryNotFound):
+    except RepositoryNotFound:  # nothing is there, and so nothing that other keys have sealed
+        if not donors:
+            raise
+        return beside(donors[0].store, store)
+    except IntegrityError:
         if not donors:
             raise
         config = donors[0].config
