@@ -13,8 +13,8 @@ import pytest
 
 from drkit.backup import BackupReport
 from drkit.errors import UsageError
-from drkit.source import ahead
-from drkit.source.walk import Status
+from drkit.source import ahead, ready
+from drkit.source.stats import Status
 from tests.support.ahead import start_at_once
 from tests.support.backups import MARKER, Bench, check_against_source, check_whole
 
@@ -43,13 +43,13 @@ def bench(tmp_path: Path) -> Bench:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return a list that gains what each second process is told."""
     found: list[Any] = []
-    start = ahead.WalkProcess.__init__
+    start = ahead.ReadProcess.__init__
 
-    def counted(process: ahead.WalkProcess, task: ahead.Task) -> None:
+    def counted(process: ahead.ReadProcess, task: ahead.Task) -> None:
         found.append(task)
         start(process, task)
 
-    monkeypatch.setattr(ahead.WalkProcess, "__init__", counted)
+    monkeypatch.setattr(ahead.ReadProcess, "__init__", counted)
     return found
 
 
@@ -121,7 +121,7 @@ def test_killed_in_the_middle(
 
         monkeypatch.setattr(os, "write", counted)
 
-    monkeypatch.setattr(ahead, "_BATCH", batch)
+    monkeypatch.setattr(ready, "BATCH", batch)
     start_at_once(monkeypatch, kill_later)
     same_as_alone(bench, bench.take(), monkeypatch)
 
@@ -152,7 +152,7 @@ def test_a_problem_is_told_once_by_two_processes(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(os, "write", counted)
 
     monkeypatch.setattr(os, "scandir", refused)
-    monkeypatch.setattr(ahead, "_BATCH", 1)
+    monkeypatch.setattr(ready, "BATCH", 1)
     start_at_once(monkeypatch, kill_later)
     report = bench.take()
     assert report.warnings == ("b: Permission denied",)
@@ -165,7 +165,7 @@ def test_a_time_that_no_message_can_hold(bench: Bench, monkeypatch: pytest.Monke
         status.st_mtime_ns = 1 << 70
         return status
 
-    start_at_once(monkeypatch, lambda: monkeypatch.setattr(ahead, "Status", too_late))
+    start_at_once(monkeypatch, lambda: monkeypatch.setattr(ready, "Status", too_late))
     same_as_alone(bench, bench.take(), monkeypatch)
 
 
@@ -179,7 +179,7 @@ def test_a_backup_that_fails_leaves_no_process(bench: Bench, monkeypatch: pytest
 
     monkeypatch.setattr(ahead, "MANY", 0)
     monkeypatch.setattr(subprocess, "Popen", kept)
-    monkeypatch.setattr("drkit.backup.recorder.Recorder.add", lambda *_: (_ for _ in ()).throw(UsageError("no")))
+    monkeypatch.setattr("drkit.backup.recorder.Recorder.add_made", lambda *_: (_ for _ in ()).throw(UsageError("no")))
     with pytest.raises(UsageError, match="no"):
         bench.take()
     (process,) = processes

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from drkit.backup import glance
-from drkit.backup.cached import NEVER
+from drkit.source.stats import NEVER
 from drkit.backup.statcache import read_cache
 from drkit.model import Kind
 from drkit.repo.index import read_pack_table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -12,12 +13,11 @@ from time import monotonic
 from msgspec import structs
 
 from drkit import __version__
-from drkit.backup.cached import NEVER
 from drkit.backup.checks import check_source, unreadable
 from drkit.backup.commit import IndexWriter, commit
 from drkit.backup.files import EntryReader
 from drkit.backup.gather import Gatherer
-from drkit.backup.glance import glance, stat_of
+from drkit.backup.glance import glance
 from drkit.backup.live import Databases, InUse
 from drkit.backup.plugins import write_plugin_table
 from drkit.backup.previous import from_manifest
@@ -37,8 +37,10 @@ from drkit.repo.lock import BackupLock, condemned_packs
 from drkit.repo.newest import write_newest
 from drkit.repo.packer import Packer
 from drkit.repo.treewriter import NodeQueue, TreeWriter
-from drkit.source.ahead import AheadWalker
+from drkit.source.ahead import Task, read_ahead
 from drkit.source.globs import Globs
+from drkit.source.stats import NEVER, stat_of
+from drkit.source.walk import Walker
 from drkit.store.parallel import soon
 
 _SLACK_NS = 2_000_000_000
@@ -183,8 +185,7 @@ class _Job:
                     progress=self._progress,
                     tick=tick,
                 )
-                with self._walker(previous) as walker:
-                    scan.run(walker)
+                self._scan(scan, previous)
                 roots = self._same_roots(scan, previous, parent) or self._write_trees(scan, queue, tree, packer)
                 if lock is not None and self._loaded is not None:
                     self._index_writer.write(packer)
@@ -317,17 +318,29 @@ class _Job:
             self._newest = partial(write_newest, self._repo.store, roots, nodes, packer.index.find)
         return manifest, plugin_table
 
-    def _walker(self, previous: Previous) -> AheadWalker:
-        return AheadWalker(
+    def _scan(self, scan: Scan, previous: Previous) -> None:
+        options = self._options
+        walker = Walker(
             self._source,
-            excludes=Globs(self._options.excludes),
-            rules=self._options.rules,
+            excludes=Globs(options.excludes),
+            rules=options.rules,
             problem=self._problem,
             repository=self._location,
-            limit=self._repo.config.chunker.threshold,
-            in_use=self._databases.open_here,
-            pays=previous.summary is None,  # else hardly anything will be read
         )
+        if previous.summary is not None:  # hardly anything will be read
+            scan.run(walker)
+            return
+        task = Task(
+            self._source,
+            tuple(map(os.fsencode, options.excludes)),
+            tuple(map(os.fsencode, options.rules.markers)),
+            tuple(map(os.fsencode, options.rules.globs)),
+            self._location,
+            self._repo.config.chunker.threshold,
+            self._databases.open_here,
+        )
+        with contextlib.closing(read_ahead(task, self._problem)) as batches:
+            scan.run_ready(walker, batches)
 
     def _problem(self, path: bytes, error: OSError) -> None:
         if not path:

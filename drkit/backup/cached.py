@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Self
+from typing import Any
 
 import zstandard
 from msgspec import Struct
 
 from drkit.format import manifest, treehash
 from drkit.model import Entry
+from drkit.source.stats import STAT, Stat, pack_stats
 from drkit.source.walk import BESIDE
-
-_STAT = struct.Struct("<qqqQ")
-
-Stat = tuple[int, int, int, int]
-"""size, mtime_ns, ctime_ns, inode"""
-NEVER: Stat = (-1, 0, 0, 0)
-"""Equals no file's stat: the file is read again."""
 
 
 class Counts(Struct, array_like=True, frozen=True):
@@ -114,33 +107,12 @@ class Cached:
         self._entries: list[Entry] | None = None
         self._rows: list[tuple[bytes, bytes]] | None = None
 
-    @classmethod
-    def fresh(
-        cls,
-        node_id: bytes,
-        paths: list[bytes],
-        stats: list[Stat],
-        rows: bytes,
-        keys: bytes,
-        lists: bytes,
-        *,
-        final: bool,
-        counts: Counts = NOTHING,
-        odd: bytes = b"",
-        lines: bytes,
-    ) -> Self:
-        """Return a segment that was just made."""
-        packed = b"\0".join(paths), pack_stats(stats)
-        made = cls(node_id, *packed, rows, keys, lists, final=final, counts=counts, odd=odd, lines=lines)
-        made.paths, made.stats = paths, stats
-        return made
-
     def __getattr__(self, name: str) -> Any:
         """Decode what most segments are never asked for."""
         if name == "paths":
             self.paths = self.packed_paths.split(b"\0")
         elif name == "stats":
-            self.stats = list(_STAT.iter_unpack(self.packed_stats))
+            self.stats = list(STAT.iter_unpack(self.packed_stats))
         else:
             raise AttributeError(name)
         return getattr(self, name)
@@ -188,9 +160,9 @@ def count(entries: Sequence[Entry]) -> Counts:
 
 def find_odd(entries: Iterable[Entry], paths: Iterable[bytes]) -> bytes:
     """Return `Cached.odd`: names of one file that has several, and what may belong to a database."""
-    return b"\0".join(path for entry, path in zip(entries, paths, strict=True) if entry.link or path.endswith(BESIDE))
+    return b"\0".join(path for entry, path in zip(entries, paths, strict=True) if is_odd(entry, path))
 
 
-def pack_stats(stats: Iterable[Stat]) -> bytes:
-    """Return stats as they stand in the file."""
-    return b"".join([_STAT.pack(*stat) for stat in stats])
+def is_odd(entry: Entry, path: bytes) -> bool:
+    """Whether a stat alone does not say enough of an entry."""
+    return entry.link > 0 or path.endswith(BESIDE)

@@ -19,7 +19,8 @@ from drkit.model import Entry, Kind
 from drkit.repo.packer import Packer
 from drkit.repo.treewriter import NodeQueue
 from drkit.source.read import open_file, read_small, read_still, read_xattrs, same, same_file
-from drkit.source.walk import MAGIC, Seen, Status
+from drkit.source.stats import AnyStatus
+from drkit.source.walk import MAGIC, Seen
 
 _ATTEMPTS = 3
 _I64 = 1 << 63
@@ -38,13 +39,18 @@ def _i64(nanoseconds: int) -> int:
     return nanoseconds if -_I64 <= nanoseconds < _I64 else max(-_I64, min(nanoseconds, _I64 - 1))
 
 
+def group_of(path: bytes, plugin: bytes | None) -> bytes:
+    """Return a file's group for the packer: in plugins of one name, or in files of one name in none, all is alike."""
+    return path.rpartition(b"/")[2] if plugin is None else b"/" + plugin.rpartition(b"/")[2]
+
+
 class _Content(Struct, gc=False):
     """A file's content as it was read: `header` are its first bytes, `still` whether nobody wrote meanwhile."""
 
     size: int
     sha256: str
     blobs: tuple[bytes, ...]
-    stat: os.stat_result | Status
+    stat: AnyStatus
     xattrs: dict[str, str] | None
     still: bool
     header: bytes
@@ -79,10 +85,10 @@ class EntryReader:
         self._group = b""
         self.data: bytes | None = None
         """Content of the file that was read last, if it was a small one."""
-        self.stat: os.stat_result | Status | None = None
+        self.stat: AnyStatus | None = None
         """The stat that belongs to the entry made last."""
 
-    def link_number(self, status: os.stat_result | Status, path: bytes) -> int:
+    def link_number(self, status: AnyStatus, path: bytes) -> int:
         """Return the hard-link group of a file with several names, numbered by the first that the walk meets."""
         key = (status.st_dev, status.st_ino)
         number = self._links.get(key)
@@ -96,12 +102,9 @@ class EntryReader:
 
         `plugin` is the path of the innermost plugin that it belongs to.
         """
-        # What lies in plugins of one name, or in files of one name that belong to none, is probably alike.
-        self._group = seen.path.rpartition(b"/")[2] if plugin is None else b"/" + plugin.rpartition(b"/")[2]
+        self._group = group_of(seen.path, plugin)
         self.data = None
         self.stat = seen.stat
-        if seen.data is not None:
-            return self._ready(seen, seen.data)
         entry = None
         try:
             entry = self._file(seen) if seen.kind == "f" else self._other(seen)
@@ -115,30 +118,6 @@ class EntryReader:
             self._warn(seen.path, f"extended attributes were left out: {names}", lost=False)
             self._left_out.clear()
         return entry
-
-    def _ready(self, seen: Seen, data: bytes) -> Entry:
-        """Return the entry of a directory or small file that was read already."""
-        path, kind, status = seen.path, seen.kind, seen.stat
-        mode, mtime_ns = status.st_mode & 0o7777, _i64(status.st_mtime_ns)
-        text, b64 = text_or_b64(path)
-        if kind == "d":
-            return Entry(text, b64, "d", mode, status.st_uid, status.st_gid, mtime_ns, xattrs=seen.xattrs)
-        digest = seen.sha256
-        self._keep(digest, data)
-        link = self.link_number(status, path) if status.st_nlink > 1 else 0
-        return Entry(
-            text,
-            b64,
-            "f",
-            mode,
-            status.st_uid,
-            status.st_gid,
-            mtime_ns,
-            len(data),
-            digest.hex(),
-            xattrs=seen.xattrs,
-            link=link,
-        )
 
     def _other(self, seen: Seen) -> Entry:
         full = self._prefix + seen.path
@@ -198,7 +177,7 @@ class EntryReader:
         xattrs = read_xattrs(full, self._left_out)
         return structs.replace(self._entry(seen.path, self.stat, whole, xattrs), live=True)
 
-    def _read(self, full: bytes, seen: os.stat_result | Status) -> _Content:
+    def _read(self, full: bytes, seen: AnyStatus) -> _Content:
         """Read a file and give the packer what is new of it."""
         if seen.st_size < self._threshold:
             found: tuple[bytes, os.stat_result, dict[str, str] | None] | None = read_still(full, seen, self._left_out)
@@ -251,7 +230,7 @@ class EntryReader:
     def _entry(
         self,
         path: bytes,
-        status: os.stat_result | Status,
+        status: AnyStatus,
         content: _Content,
         xattrs: dict[str, str] | None,
     ) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
 
 from drkit.format import manifest
@@ -28,23 +29,23 @@ class Gatherer:
         self._prefix = source.rstrip(b"/") + b"/"
         self._packer = packer
 
-    def gather(self, paths: list[bytes], entries: list[Entry]) -> None:
-        """Look at the entries of a new segment, and empty for it the packs of which it has nothing large.
+    def gather(self, blobs: Iterable[bytes], lines: Iterable[bytes]) -> None:
+        """Look at the blobs and lines of a new segment, and empty for it the packs of which it has nothing large.
 
         A file that is not what its entry says any more is left alone.
         """
-        packer, find = self._packer, self._packer.index.find
+        find = self._packer.index.find
+        places = {blob_id: place for blob_id in blobs if not self._packer.is_new(blob_id) and (place := find(blob_id))}
+        if len({place.pack for place in places.values()}) <= _SCATTERED:
+            return
         files: dict[PackId, list[tuple[bytes, Entry]]] = {}
         fixed: set[PackId] = set()
-        for path, entry in zip(paths, entries, strict=True):
+        for entry in manifest.decode_entries(b"".join(lines)):
             for child in manifest.child_ids([entry]):
-                blob_id = bytes.fromhex(child)
-                if not packer.is_new(blob_id) and (place := find(blob_id)) is not None:
-                    files.setdefault(place.pack, []).append((path, entry))
+                if place := places.get(bytes.fromhex(child)):
+                    files.setdefault(place.pack, []).append((entry.raw_path, entry))
                     if entry.size > _SMALL or entry.live:
                         fixed.add(place.pack)
-        if len(files) <= _SCATTERED:
-            return
         fixed.add(max(files, key=lambda pack: len(files[pack])))
         moved = [each for pack, found in files.items() if pack not in fixed for each in found]
         if sum(entry.size for _, entry in moved) <= _AT_MOST:

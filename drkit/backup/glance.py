@@ -11,18 +11,14 @@ import os
 import struct
 from collections.abc import Iterator
 
-from drkit.backup.cached import NEVER, Cached, Stat, pack_stats
+from drkit.backup.cached import Cached
 from drkit.backup.statcache import Previous
+from drkit.source.stats import NEVER, Stat, pack_stats, stat_of
 
 _MANY = 20_000
 
 Marked = set[bytes]
 """Paths that may have changed, and every directory above them; empty if nothing has."""
-
-
-def stat_of(status: os.stat_result) -> Stat:
-    """Return what a stat cache keeps of a stat."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def glance(previous: Previous, source: bytes, root: Stat, rules: str) -> Marked | None:

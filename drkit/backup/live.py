@@ -24,7 +24,8 @@ from msgspec import Struct
 from drkit.errors import DrkitError
 from drkit.format.limits import MIB
 from drkit.source.read import open_file, same_file
-from drkit.source.walk import MAGIC, Seen, Status
+from drkit.source.stats import AnyStatus
+from drkit.source.walk import MAGIC, Seen
 
 if TYPE_CHECKING:
     import sqlite3
@@ -77,7 +78,7 @@ class Databases:
         """(device, inode) of the databases that this process has open."""
         return frozenset(self._open_here)
 
-    def is_open_here(self, status: os.stat_result | Status) -> bool:
+    def is_open_here(self, status: AnyStatus) -> bool:
         """Whether this process has the database open: then its file must not be touched."""
         return bool(self._open_here) and (status.st_dev, status.st_ino) in self._open_here
 
@@ -116,7 +117,7 @@ class Databases:
             return False  # its database is gone: then it is a file like any other
 
     @contextlib.contextmanager
-    def copied(self, path: bytes, status: os.stat_result | Status) -> Iterator[bytes]:
+    def copied(self, path: bytes, status: AnyStatus) -> Iterator[bytes]:
         """Return where all of a live database lies, as one file, for as long as the block runs.
 
         NotCopied if that cannot be had.
@@ -146,7 +147,7 @@ class Databases:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _is_beside_open_here(self, status: os.stat_result | Status) -> bool:
+    def _is_beside_open_here(self, status: AnyStatus) -> bool:
         for database in self._in_use:
             for suffix in _BESIDE:
                 with contextlib.suppress(FileNotFoundError):

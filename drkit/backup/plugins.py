@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 
 import msgspec
 from msgspec import Struct
@@ -18,11 +17,10 @@ from drkit.model import PluginRow
 from drkit.repo.treewriter import TreeWriter
 from drkit.source.read import read_small
 
-_FILE = ord("f")
 MANIFEST = b".claude-plugin/plugin.json"
 
-_Item = tuple[bytes, bytes, int] | tuple[Cached, int]
-"""(path, row tail, size) of a new entry, or a segment of the previous backup and a number in it."""
+_Rows = tuple[list[bytes], list[bytes], int, int]
+"""Paths and rows of the tree hash, and how many files and bytes they are."""
 
 
 class _Open(Struct):
@@ -40,7 +38,7 @@ class PluginTracker:
     def __init__(self, source: bytes) -> None:
         self._source = source
         self._open: list[_Open] = []
-        self.items: list[_Item] = []
+        self._items: list[_Rows | tuple[Cached, int]] = []
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -53,7 +51,18 @@ class PluginTracker:
     def opens(self, path: bytes, known: PluginRow | None) -> None:
         """A plugin's directory begins; its own entry, if it has one, is the next item."""
         prefix = path + b"/" if path else b""
-        self._open.append(_Open(path, len(self.items), known, prefix + MANIFEST))
+        self._open.append(_Open(path, len(self._items), known, prefix + MANIFEST))
+
+    def add(self, paths: list[bytes], rows: list[bytes], files: int, size: int) -> None:
+        """Some entries that come next are new: their rows of the tree hash, and how many files and bytes they are."""
+        if self._open:
+            self._items.append((paths, rows, files, size))
+            self.changed()
+
+    def add_known(self, segment: Cached, number: int) -> None:
+        """The entry that comes next is one of the previous backup."""
+        if self._open:
+            self._items.append((segment, number))
 
     def saw_file(self, path: bytes, data: bytes) -> None:
         """Keep the content of the plugin's manifest when it comes by."""
@@ -69,31 +78,37 @@ class PluginTracker:
     def closes(self) -> PluginRow:
         """The innermost plugin ends; return its row."""
         plugin = self._open.pop()
-        items = self.items[plugin.first_item :]
+        items = self._items[plugin.first_item :]
         if not self._open:
-            self.items = []
+            self._items = []
         if plugin.known is not None and not plugin.changed:
             return plugin.known
         cut = len(plugin.path) + 1 if plugin.path else 0
-        rows = [item if len(item) == 3 else _recall(*item) for item in items]
-        digest = hashlib.sha256(treehash.rows([path for path, _, _ in rows], [tail for _, tail, _ in rows], cut))
-        sizes = [size for _, tail, size in rows if tail[4] == _FILE]
-        name, version = self._name(plugin, (path for path, _, _ in rows))
+        digest = hashlib.sha256()
+        files = size = 0
+        named = False
+        for item in items:
+            paths, rows, more_files, more = item if len(item) == 4 else _recall(*item)
+            digest.update(treehash.cut_rows(paths, rows, cut))
+            named = named or plugin.manifest_path in paths
+            files += more_files
+            size += more
+        name, version = self._name(plugin, named=named)
         text, b64 = text_or_b64(plugin.path) if plugin.path else ("", "")
         return PluginRow(
             path=text,
             path_b64=b64,
             name=name,
             version=version,
-            files=len(sizes),
-            bytes=sum(sizes),
+            files=files,
+            bytes=size,
             tree_sha256=digest.hexdigest(),
         )
 
-    def _name(self, plugin: _Open, paths: Iterable[bytes]) -> tuple[str, str]:
-        """Return (name, version); a manifest that is missing, left out or wrong leaves the directory's name."""
+    def _name(self, plugin: _Open, *, named: bool) -> tuple[str, str]:
+        """Return (name, version), if its manifest is among the entries; else, or if it is wrong, the directory's."""
         data = plugin.manifest
-        if data is None and plugin.manifest_path in paths:
+        if data is None and named:
             try:
                 still = read_small(os.path.join(self._source, plugin.manifest_path), PLUGIN_MANIFEST_MAX, [])
                 data = still.data if still else None
@@ -114,9 +129,10 @@ class PluginTracker:
         )
 
 
-def _recall(segment: Cached, number: int) -> tuple[bytes, bytes, int]:
+def _recall(segment: Cached, number: int) -> _Rows:
     path, tail = segment.row(number)
-    return path, tail, segment.entry(number).size
+    entry = segment.entry(number)
+    return [path], [treehash.row(path, tail)], int(entry.type == "f"), entry.size
 
 
 def write_plugin_table(rows: list[PluginRow], table: TreeWriter) -> None:

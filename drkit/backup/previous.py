@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from drkit.backup.cached import NEVER, Cached, count, find_odd
+from drkit.backup.cached import Cached, count, find_odd
 from drkit.backup.statcache import Previous
 from drkit.errors import IntegrityError, StoreError
 from drkit.format import manifest, nodes, treehash
 from drkit.model import Snapshot
 from drkit.repo import Repository
+from drkit.source.stats import PACKED_NEVER
 
 
 def from_manifest(repo: Repository, parent: Snapshot) -> Previous:
@@ -32,10 +33,10 @@ def _manifest_segments(repo: Repository, parent: Snapshot) -> Iterator[Cached]:
             keys = b"".join(bytes.fromhex(child)[:16] for child in manifest.child_ids(entries))
             final = not (nodes.cuts_segment(paths[-1]) or nodes.is_full(len(paths), len(lines)))
             node_id = bytes.fromhex(segment.id)
-            yield Cached.fresh(
+            yield Cached(
                 node_id,
-                paths,
-                [NEVER] * len(paths),
+                b"\0".join(paths),
+                PACKED_NEVER * len(paths),
                 rows,
                 keys,
                 b"",

@@ -9,14 +9,15 @@ found nothing changed is not walked at all.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
 
-from drkit.backup.cached import NEVER, Cached, Counts, Stat
-from drkit.backup.files import EntryReader
+from drkit.backup.cached import Cached, Counts
+from drkit.backup.files import EntryReader, group_of
 from drkit.backup.glance import Marked
 from drkit.backup.live import Databases
-from drkit.backup.plugins import PluginTracker
+from drkit.backup.made import Made, make
+from drkit.backup.plugins import MANIFEST, PluginTracker
 from drkit.backup.previous import Cursor
 from drkit.backup.recorder import Recorder
 from drkit.backup.statcache import Previous
@@ -26,6 +27,8 @@ from drkit.model import Entry, PluginRow, sort_key
 from drkit.progress import Progress
 from drkit.repo import BlobLost, BlobReader
 from drkit.repo.packer import Packer
+from drkit.source.ready import Batch
+from drkit.source.stats import NEVER, STAT, Stat
 from drkit.source.walk import Seen, Walker
 
 _TICK = 512
@@ -53,6 +56,7 @@ class Scan:
         self.files = self.dirs = self.others = 0
         self.bytes = self.unchanged = 0
         self.rows: list[PluginRow] = []
+        self._told = 0, 0
         self.changed = False
         """Whether anything differs from the previous backup, or was not there to compare."""
         self._plugins = PluginTracker(source)
@@ -77,59 +81,140 @@ class Scan:
         self._enter_segment()
 
     def run(self, walker: Walker) -> None:
-        """Record everything that the walker sees."""
-        plugins, cursor = self._plugins, self._cursor
-        since = bytes_since = files_since = 0
+        """Record everything that the walker sees; what is as the previous backup saw it is not read."""
+        since = 0
         for seen in self._walk(walker):
-            if seen.whole:
-                self._take_below(seen.path)
-                continue
-            if seen.closes:
-                self._skip_below(seen.path)
-                self.rows.append(plugins.closes())
-                continue
-            if seen.database and self._databases.leaves_out(seen):
-                continue
-            path = seen.path
-            segment = cursor.segment
-            if segment is not None and segment.paths[cursor.at] != path:
-                self._skip_to(path)
-                segment = cursor.segment
-            if seen.plugin:
-                plugins.opens(path, self._known.get(path))
-            if segment is None or segment.paths[cursor.at] != path:
-                self._changed(seen, None)
-            else:
-                status = seen.stat
-                old = segment.stats[cursor.at]
-                if (
-                    self._usable
-                    and old[2] == status.st_ctime_ns
-                    and old[1] == status.st_mtime_ns
-                    and old[0] == status.st_size
-                    and old[3] == status.st_ino
-                    and (status.st_nlink == 1 or seen.kind == "d" or self._same_link(seen))
-                    and (not seen.database or self._databases.unchanged(seen))
-                ):
-                    self._count(seen.kind, status.st_size)
-                    if seen.kind == "f":
-                        self.unchanged += 1
-                    self._take_over(path, None)
-                else:
-                    self._look_again(seen)
+            self._see(seen)
             since += 1
             if since >= _TICK:
-                self._progress.advance(self.files - files_since, self.bytes - bytes_since)
-                files_since, bytes_since, since = self.files, self.bytes, 0
-                self._tick()
+                since = 0
+                self._advance()
+        self._finish()
+
+    def run_ready(self, walker: Walker, batches: Iterable[tuple[Batch, memoryview]]) -> None:
+        """Record what was read already, whatever the previous backup saw; all that there is below the walker's root."""
+        if walker.root_is_plugin():
+            self._plugins.opens(b"", self._known.get(b""))
+        for batch, memory in batches:
+            made = make(batch, memory, self._horizon)
+            start = 0
+            for number, seen in batch.events:
+                self._take_ready(made, start, number)
+                start = number
+                if seen.ready:
+                    self._plugins.opens(seen.path, self._known.get(seen.path))
+                else:
+                    self._see(seen)
+            self._take_ready(made, start, len(made.paths))
+            self._advance()
+        self._finish()
+
+    def _advance(self) -> None:
+        self._progress.advance(self.files - self._told[0], self.bytes - self._told[1])
+        self._told = self.files, self.bytes
+        self._tick()
+
+    def _finish(self) -> None:
         self._skip_below(b"")
-        if plugins:
-            self.rows.append(plugins.closes())
+        if self._plugins:
+            self.rows.append(self._plugins.closes())
         if self._last is not None:
             self._recorder.reuse(*self._last, stored=self.complete)
         self._recorder.finish()
-        self._progress.advance(self.files - files_since, self.bytes - bytes_since)
+        self._progress.advance(self.files - self._told[0], self.bytes - self._told[1])
         self.rows.sort(key=lambda row: sort_key(row.raw_path))
+
+    def _see(self, seen: Seen) -> None:
+        """Record a path as it was, if its stat says that nothing has changed, or else as it is."""
+        plugins, cursor = self._plugins, self._cursor
+        path = seen.path
+        if seen.whole:
+            self._take_below(path)
+            return
+        if seen.closes:
+            self._skip_below(path)
+            self.rows.append(plugins.closes())
+            return
+        if seen.database and self._databases.leaves_out(seen):
+            return
+        segment = cursor.segment
+        if segment is not None and segment.paths[cursor.at] != path:
+            self._skip_to(path)
+            segment = cursor.segment
+        if seen.plugin:
+            plugins.opens(path, self._known.get(path))
+        if segment is None or segment.paths[cursor.at] != path:
+            self._changed(seen, None)
+            return
+        status = seen.stat
+        old = segment.stats[cursor.at]
+        if (
+            self._usable
+            and old[2] == status.st_ctime_ns
+            and old[1] == status.st_mtime_ns
+            and old[0] == status.st_size
+            and old[3] == status.st_ino
+            and (status.st_nlink == 1 or seen.kind == "d" or self._same_link(seen))
+            and (not seen.database or self._databases.unchanged(seen))
+        ):
+            self._count(seen.kind, status.st_size)
+            if seen.kind == "f":
+                self.unchanged += 1
+            self._take_over(path, None)
+        else:
+            self._look_again(seen)
+
+    def _take_ready(self, made: Made, start: int, end: int) -> None:
+        """Record a stretch of a batch's rows."""
+        if start == end:
+            return
+        self._store(made, start, end)
+        if self._cursor.segment is None:
+            self._add_ready(made, start, end)
+        else:
+            for number in range(start, end):
+                self._compare(made, number)
+
+    def _store(self, made: Made, start: int, end: int) -> None:
+        """Give the packer what is new of the content."""
+        packer, plugin = self._packer, self._plugins.innermost
+        paths, sizes, places, memory = made.paths, made.sizes, made.places, made.memory
+        for number, blob_id in enumerate(made.ids[start:end], start):
+            if blob_id:
+                path = paths[number]
+                if plugin is not None and path.endswith(MANIFEST):
+                    self._plugins.saw_file(path, bytes(memory[places[number] : places[number] + sizes[number]]))
+                if not packer.has(blob_id):
+                    data = bytes(memory[places[number] : places[number] + sizes[number]])
+                    packer.add(blob_id, data, group_of(path, plugin))
+
+    def _add_ready(self, made: Made, start: int, end: int) -> None:
+        """Record rows that the previous backup did not have like this."""
+        self.changed = True
+        self._break()
+        sizes = [size for size in made.sizes[start:end] if size >= 0]
+        files, size = len(sizes), sum(sizes)
+        self.files += files
+        self.dirs += end - start - files
+        self.bytes += size
+        self._plugins.add(made.paths[start:end], made.rows[start:end], files, size)
+        self._recorder.add_made(made, start, end)
+
+    def _compare(self, made: Made, number: int) -> None:
+        """Record one row, as it was if it is that."""
+        path, cursor = made.paths[number], self._cursor
+        self._skip_to(path)
+        segment, at = cursor.segment, cursor.at
+        if segment is None or segment.paths[at] != path:
+            self._add_ready(made, number, number + 1)
+        elif segment.entry(at) == (entry := made.entries[number]):
+            self._count(entry.type, entry.size)
+            self.unchanged += entry.type == "f"
+            self._take_over(path, STAT.unpack(made.stats[number]))
+        else:
+            self._add_ready(made, number, number + 1)
+            cursor.step()
+            self._enter_segment()
 
     def _walk(self, walker: Walker) -> Iterator[Seen]:
         if self._marked is None:
@@ -210,15 +295,12 @@ class Scan:
         if entry == known:
             return entry
         self.changed = True
-        tail = treehash.entry_tail(entry)
-        plugins = self._plugins
-        if plugins:
-            plugins.changed()
-            plugins.items.append((seen.path, tail, entry.size))
-            if self._reader.data is not None:
-                plugins.saw_file(seen.path, self._reader.data)
+        row = treehash.row(seen.path, treehash.entry_tail(entry))
+        self._plugins.add([seen.path], [row], int(entry.type == "f"), entry.size)
+        if self._reader.data is not None:
+            self._plugins.saw_file(seen.path, self._reader.data)
         self._break()
-        self._recorder.add(entry, seen.path, tail, self._trustable(entry))
+        self._recorder.add(entry, seen.path, row, self._trustable(entry))
         return entry
 
     def _take_over(self, path: bytes, stat: Stat | None) -> None:
@@ -226,15 +308,14 @@ class Scan:
         cursor = self._cursor
         segment, at = cursor.segment, cursor.at
         assert segment is not None
-        if self._plugins:
-            self._plugins.items.append((segment, at))
+        self._plugins.add_known(segment, at)
         if self._whole:
             if stat is not None:
                 if self._new_stats is None:
                     self._new_stats = list(segment.stats)
                 self._new_stats[at] = stat
         else:
-            self._recorder.add(segment.entry(at), path, segment.row(at)[1], stat or segment.stats[at])
+            self._recorder.add(segment.entry(at), path, treehash.row(*segment.row(at)), stat or segment.stats[at])
         cursor.at = at + 1
         if cursor.at == len(segment.paths):
             self._end_taken(segment)
@@ -286,7 +367,8 @@ class Scan:
     def _add_singly(self, segment: Cached, new_stats: list[Stat] | None, count: int) -> None:
         stats = new_stats or segment.stats
         for number in range(count):
-            self._recorder.add(segment.entry(number), segment.paths[number], segment.row(number)[1], stats[number])
+            row = treehash.row(*segment.row(number))
+            self._recorder.add(segment.entry(number), segment.paths[number], row, stats[number])
 
     def _skip_to(self, path: bytes) -> None:
         """Pass over what the previous backup had before `path`: it was removed."""

@@ -22,8 +22,9 @@ import msgspec
 import zstandard
 from msgspec import Struct
 
-from drkit.backup.cached import NEVER, Block, Cached, Counts, Stat
+from drkit.backup.cached import Block, Cached, Counts
 from drkit.model import PluginRow
+from drkit.source.stats import NEVER, Stat
 
 _MAGIC = b"drkit stat cache 3\n"
 _SIZES = struct.Struct("<II")

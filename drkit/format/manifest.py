@@ -40,6 +40,11 @@ def encode_line(record: Entry | PluginRow) -> bytes:
     return _encoder.encode(record) + b"\n"
 
 
+def encode_lines(entries: list[Entry]) -> bytes:
+    """Return the lines of entries in one piece."""
+    return _encoder.encode_lines(entries)
+
+
 def decode_entries(data: bytes) -> list[Entry]:
     """Return the entries of a segment. FormatError if a line is none; their order is checked by EntryChecker."""
     entries: list[Entry] = _decode(_entries, data)

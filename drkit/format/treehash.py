@@ -63,6 +63,17 @@ def rows(paths: Iterable[bytes], tails: Iterable[bytes], cut: int = 0) -> bytes:
     return b"".join([lengths[len(path[cut:])] + path[cut:] + tail for path, tail in zip(paths, tails, strict=True)])
 
 
+def cut_rows(paths: Iterable[bytes], rows: Iterable[bytes], cut: int) -> bytes:
+    """Return rows in one piece; of each one's path, which is given besides, the first `cut` bytes are left away."""
+    lengths = _LENGTHS
+    if not cut:
+        return b"".join(rows)
+    # The path that begins a plugin's rows may be the plugin itself, one byte shorter than what is cut.
+    return b"".join(
+        [lengths[len(path[cut:])] + path[cut:] + row[4 + len(path) :] for path, row in zip(paths, rows, strict=True)]
+    )
+
+
 def split_rows(rows: bytes) -> list[tuple[bytes, bytes]]:
     """Return (path, tail) for each of several rows in one piece: the reverse of joining `row` results."""
     out: list[tuple[bytes, bytes]] = []

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from drkit.format.limits import XATTRS_MAX
 from drkit.model import show_path
-from drkit.source.walk import Status
+from drkit.source.stats import AnyStatus
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ATTEMPTS = 3
@@ -44,7 +44,7 @@ def open_file(full: bytes) -> tuple[int, os.stat_result]:
     return fd, status
 
 
-def same(before: os.stat_result | Status, after: os.stat_result) -> bool:
+def same(before: AnyStatus, after: os.stat_result) -> bool:
     """Whether a file held still between two stats of it."""
     return (
         before.st_ctime_ns == after.st_ctime_ns
@@ -54,13 +54,13 @@ def same(before: os.stat_result | Status, after: os.stat_result) -> bool:
     )
 
 
-def same_file(one: os.stat_result, other: os.stat_result | Status) -> bool:
+def same_file(one: os.stat_result, other: AnyStatus) -> bool:
     """Whether two stats are of one file."""
     return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
 def read_still(
-    full: bytes, seen: os.stat_result | Status, left_out: list[str]
+    full: bytes, seen: AnyStatus, left_out: list[str]
 ) -> tuple[bytes, os.stat_result, dict[str, str] | None] | None:
     """Read a small regular file that is as `seen` before and after: four calls, which is what most files need.
 
@@ -80,7 +80,7 @@ def read_still(
 
 
 def read_into(
-    room: memoryview, full: bytes, seen: os.stat_result | Status, left_out: list[str]
+    room: memoryview, full: bytes, seen: AnyStatus, left_out: list[str]
 ) -> tuple[bool, dict[str, str] | None]:
     """Read a small regular file as `read_still` does, into `room`, which has a byte more than the file.
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from drkit.errors import UsageError
 from drkit.model import show_path
 from drkit.source.globs import Globs
+from drkit.source.stats import AnyStatus, Status
 
 MAGIC = b"SQLite format 3\0"
 """How a SQLite database begins."""
@@ -30,41 +31,21 @@ class PluginRules(Struct, frozen=True):
     globs: tuple[str, ...] = ()
 
 
-class Status(Struct, array_like=True, gc=False):
-    """What a backup needs of an `os.stat_result`, in a form that can be sent."""
-
-    st_mode: int = 0
-    st_ino: int = 0
-    st_dev: int = 0
-    st_nlink: int = 0
-    st_uid: int = 0
-    st_gid: int = 0
-    st_size: int = 0
-    st_mtime_ns: int = 0
-    st_ctime_ns: int = 0
-    st_rdev: int = 0
-
-
 class Seen(Struct, gc=False):
     """One path of the walk. `closes` marks the end of a plugin instead: everything below `path` has been seen.
 
     `whole` stands for a directory and everything below it.
     `database` is set where names alone say that there may be a SQLite database with a `-wal` or `-journal` beside it:
     to the database's path, for itself and for what lies beside it. Then a path's own stat does not tell everything.
-    `data` is there if the path was read already, and held still: a file's content, with its `sha256`; of a directory
-    nothing. Then `xattrs` are known too.
     """
 
     path: bytes
-    stat: os.stat_result | Status
+    stat: AnyStatus
     kind: str
     plugin: bool = False
     closes: bool = False
     whole: bool = False
     database: bytes = b""
-    data: bytes | None = None
-    sha256: bytes = b""
-    xattrs: dict[str, str] | None = None
 
 
 class Position(Struct, array_like=True, frozen=True):
