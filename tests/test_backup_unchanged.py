@@ -154,7 +154,9 @@ class Frozen:
         stats: dict[bytes, os.stat_result] = {}
         walk, lstat = Walker.walk, os.lstat
 
-        def frozen(walker: Walker, untouched: Callable[[bytes], bool] | None, after: None = None) -> Iterator[Seen]:
+        def frozen(
+            walker: Walker, untouched: Callable[[bytes], bool] | None = None, after: None = None
+        ) -> Iterator[Seen]:
             for seen in walk(walker, untouched, after):
                 if seen.path in paths:
                     assert isinstance(seen.stat, os.stat_result)

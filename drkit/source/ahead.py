@@ -27,7 +27,7 @@ from drkit.source.ready import SLOT, Batch, Preparer
 from drkit.source.walk import Nested, PluginRules, Position, Walker
 
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from drkit.source.ahead import serve; serve()"
-MANY = 2000
+MANY = 4000
 """Paths of a tree for which a second process is started; fewer are read in the time that this takes."""
 _SLOTS = 8
 _LENGTH = 4
