@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drkit.backup import BackupReport, recorder
-from drkit.backup.cached import Stat
 from drkit.model import Entry
+from drkit.source.stats import Stat
 from drkit.source.walk import PluginRules
 from tests.support.backups import (
     MARKER,

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from drkit.backup import glance
-from drkit.source.stats import NEVER
 from drkit.backup.statcache import read_cache
 from drkit.model import Kind
 from drkit.repo.index import read_pack_table
 from drkit.repo.names import pack_id_of
+from drkit.source.stats import NEVER
 from drkit.source.walk import Seen, Walker
 from drkit.store import LocalStore
 from drkit.store.base import Store

@@ -13,6 +13,7 @@ import pytest
 from drkit.backup.cached import Cached
 from drkit.backup.statcache import CacheWriter, Summary, cache_path, read_cache
 from drkit.model import PluginRow
+from drkit.source.stats import pack_stats
 from tests.support.backups import SMALL_CHUNKS, Bench, check_against_source, many_segments
 from tests.support.edits import Tree, start
 from tests.support.faults import FaultyStore
@@ -27,10 +28,10 @@ def bench(tmp_path: Path) -> Bench:
 
 def segments(count: int) -> list[Cached]:
     return [
-        Cached.fresh(
+        Cached(
             bytes([number]) * 32,
-            [b"%d" % number, b"%d/\xff" % number],
-            [(number, -number, 2**62, 2**64 - 1), (1, 2, 3, 4)],
+            b"%d\0%d/\xff" % (number, number),
+            pack_stats([(number, -number, 2**62, 2**64 - 1), (1, 2, 3, 4)]),
             b"rows %d" % number,
             bytes([number]) * 48,
             bytes([number]) * 32 * (number % 3),

@@ -25,6 +25,7 @@ from drkit.backup.recorder import Recorder
 from drkit.backup.report import BackupOptions, BackupReport, Committed
 from drkit.backup.scan import Scan
 from drkit.backup.statcache import CacheWriter, Previous, Summary, cache_path, read_cache
+from drkit.backup.tally import Tally
 from drkit.errors import IntegrityError, StoreError, UsageError
 from drkit.format import snapshot as snapshot_format
 from drkit.format.limits import INDEX_PACKS
@@ -182,8 +183,7 @@ class _Job:
                     complete=complete,
                     blobs=repo.reader(),
                     horizon_ns=horizon_ns,
-                    progress=self._progress,
-                    tick=tick,
+                    tally=Tally(self._progress, tick),
                 )
                 self._scan(scan, previous)
                 roots = self._same_roots(scan, previous, parent) or self._write_trees(scan, queue, tree, packer)
@@ -209,13 +209,13 @@ class _Job:
         return BackupReport(
             snapshot="" if dry_run else snapshot_format.parse_name(name)[1],
             parent=taken.parent,
-            files=scan.files,
-            dirs=scan.dirs,
-            others=scan.others,
+            files=scan.tally.files,
+            dirs=scan.tally.dirs,
+            others=scan.tally.others,
             plugins=len(scan.rows),
-            bytes_source=scan.bytes,
+            bytes_source=scan.tally.bytes,
             bytes_added=packer.bytes_added + self._index_writer.bytes_added + len(data),
-            files_unchanged=scan.unchanged,
+            files_unchanged=scan.tally.unchanged,
             packs=len(packer.new_packs),
             duration_s=0,
             tree_sha256=taken.tree_sha256,
@@ -247,11 +247,11 @@ class _Job:
             parent=parent[0].id if parent else None,
             tags=tuple(map(_text, self._options.tags)),
             excludes=tuple(map(_text, self._options.excludes)),
-            files=scan.files,
-            dirs=scan.dirs,
-            others=scan.others,
+            files=scan.tally.files,
+            dirs=scan.tally.dirs,
+            others=scan.tally.others,
             plugins=len(scan.rows),
-            bytes=scan.bytes,
+            bytes=scan.tally.bytes,
             skipped=self._skipped,
         )
 

@@ -9,7 +9,7 @@ found nothing changed is not walked at all.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 
 from drkit.backup.cached import Cached, Counts
@@ -21,10 +21,10 @@ from drkit.backup.plugins import MANIFEST, PluginTracker
 from drkit.backup.previous import Cursor
 from drkit.backup.recorder import Recorder
 from drkit.backup.statcache import Previous
+from drkit.backup.tally import Tally
 from drkit.format import treehash
 from drkit.format.indexfile import ID_SIZE
 from drkit.model import Entry, PluginRow, sort_key
-from drkit.progress import Progress
 from drkit.repo import BlobLost, BlobReader
 from drkit.repo.packer import Packer
 from drkit.source.ready import Batch
@@ -35,7 +35,7 @@ _TICK = 512
 
 
 class Scan:
-    """One pass over the source. The counts are of the entries recorded."""
+    """One pass over the source."""
 
     def __init__(
         self,
@@ -50,13 +50,9 @@ class Scan:
         complete: bool,
         blobs: BlobReader,
         horizon_ns: int,
-        progress: Progress,
-        tick: Callable[[], None],
+        tally: Tally,
     ) -> None:
-        self.files = self.dirs = self.others = 0
-        self.bytes = self.unchanged = 0
         self.rows: list[PluginRow] = []
-        self._told = 0, 0
         self.changed = False
         """Whether anything differs from the previous backup, or was not there to compare."""
         self._plugins = PluginTracker(source)
@@ -70,8 +66,7 @@ class Scan:
         self._packer = packer
         self._blobs = blobs
         self._horizon = horizon_ns
-        self._progress = progress
-        self._tick = tick
+        self.tally = tally
         self.complete = complete
         """Whether all that the previous backup speaks of is in the repository."""
         self._whole = False
@@ -88,7 +83,7 @@ class Scan:
             since += 1
             if since >= _TICK:
                 since = 0
-                self._advance()
+                self.tally.tell()
         self._finish()
 
     def run_ready(self, walker: Walker, batches: Iterable[tuple[Batch, memoryview]]) -> None:
@@ -106,13 +101,8 @@ class Scan:
                 else:
                     self._see(seen)
             self._take_ready(made, start, len(made.paths))
-            self._advance()
+            self.tally.tell()
         self._finish()
-
-    def _advance(self) -> None:
-        self._progress.advance(self.files - self._told[0], self.bytes - self._told[1])
-        self._told = self.files, self.bytes
-        self._tick()
 
     def _finish(self) -> None:
         self._skip_below(b"")
@@ -121,7 +111,7 @@ class Scan:
         if self._last is not None:
             self._recorder.reuse(*self._last, stored=self.complete)
         self._recorder.finish()
-        self._progress.advance(self.files - self._told[0], self.bytes - self._told[1])
+        self.tally.tell()
         self.rows.sort(key=lambda row: sort_key(row.raw_path))
 
     def _see(self, seen: Seen) -> None:
@@ -157,9 +147,7 @@ class Scan:
             and (status.st_nlink == 1 or seen.kind == "d" or self._same_link(seen))
             and (not seen.database or self._databases.unchanged(seen))
         ):
-            self._count(seen.kind, status.st_size)
-            if seen.kind == "f":
-                self.unchanged += 1
+            self.tally.count(seen.kind, status.st_size, unchanged=True)
             self._take_over(path, None)
         else:
             self._look_again(seen)
@@ -194,9 +182,7 @@ class Scan:
         self._break()
         sizes = [size for size in made.sizes[start:end] if size >= 0]
         files, size = len(sizes), sum(sizes)
-        self.files += files
-        self.dirs += end - start - files
-        self.bytes += size
+        self.tally.count_all(Counts(files, end - start - files, 0, size), unchanged=False)
         self._plugins.add(made.paths[start:end], made.rows[start:end], files, size)
         self._recorder.add_made(made, start, end)
 
@@ -208,8 +194,7 @@ class Scan:
         if segment is None or segment.paths[at] != path:
             self._add_ready(made, number, number + 1)
         elif segment.entry(at) == (entry := made.entries[number]):
-            self._count(entry.type, entry.size)
-            self.unchanged += entry.type == "f"
+            self.tally.count(entry.type, entry.size, unchanged=True)
             self._take_over(path, STAT.unpack(made.stats[number]))
         else:
             self._add_ready(made, number, number + 1)
@@ -244,15 +229,14 @@ class Scan:
         while (segment := cursor.segment) is not None:
             at = cursor.at
             if at == 0 and self._whole and not plugins and segment.last.startswith(prefix):
-                self._count_all(segment.counts)
+                self.tally.count_all(segment.counts, unchanged=True)
                 self._end_taken(segment)
                 continue
             path = segment.paths[at]
             if path != directory and not path.startswith(prefix):
                 break
             kind = chr(segment.row(at)[1][4])
-            self._count(kind, segment.stats[at][0])
-            self.unchanged += kind == "f"
+            self.tally.count(kind, segment.stats[at][0], unchanged=True)
             self._take_over(path, None)
 
     def _known_below(self, directory: bytes, prefix: bytes) -> list[PluginRow]:
@@ -276,8 +260,6 @@ class Scan:
             self._cursor.step()
             self._enter_segment()
         elif entry == known:
-            if entry.type == "f":
-                self.unchanged += 1
             self._take_over(seen.path, self._trustable(entry))
         else:
             self._cursor.step()
@@ -291,7 +273,7 @@ class Scan:
             self._plugins.changed()
             self._break()
             return None
-        self._count(entry.type, entry.size)
+        self.tally.count(entry.type, entry.size, unchanged=entry == known)
         if entry == known:
             return entry
         self.changed = True
@@ -407,19 +389,3 @@ class Scan:
         ):
             return NEVER
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-    def _count_all(self, counts: Counts) -> None:
-        self.files += counts.files
-        self.unchanged += counts.files
-        self.dirs += counts.dirs
-        self.others += counts.others
-        self.bytes += counts.size
-
-    def _count(self, kind: str, size: int) -> None:
-        if kind == "f":
-            self.files += 1
-            self.bytes += size
-        elif kind == "d":
-            self.dirs += 1
-        else:
-            self.others += 1

@@ -20,7 +20,7 @@ FRAME_JOINED: Final = 512 * KIB
 """A prune joins frames of less plaintext than this with their neighbours."""
 FRAME_MAX: Final = 8 * MIB
 WINDOW_MAX: Final = 8 * MIB
-PACK_TARGET: Final = 32 * MIB
+PACK_TARGET: Final = 16 * MIB
 PACK_MAX: Final = 64 * MIB
 SMALL_BACKUP: Final = 4 * MIB
 """A backup that adds fewer bytes than this writes one pack."""

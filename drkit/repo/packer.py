@@ -34,7 +34,7 @@ from drkit.store.base import Store
 _Blob = tuple[Kind, bytes, bytes]
 _Frame = tuple[bytes, list[tuple[Kind, bytes, int]]]
 _UNDER_WAY = 4
-"""Frames of a lane that may be on their way: with these, 6 MiB each, a pack of 32 MiB stays below 64 MiB."""
+"""Frames of a lane that may be on their way: with these, 6 MiB each, a pack stays below 64 MiB."""
 _EARLY = 3
 """Frames that do not wait for alike blobs: in a small backup compression should not begin when the walk is over."""
 _NODE_LEVEL = 1
@@ -57,10 +57,9 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
 
 def _make_frame(blobs: list[_Blob], level: int) -> _Frame:
     """Compress blobs into a frame, decode it again and hash every blob, so that what is stored is what was read."""
-    plain = b"".join([blob[2] for blob in blobs])
-    packed = _compressor(level).compress(plain)
-    back = memoryview(frames.decode(packed, len(plain)))
     rows = [(kind, blob_id, len(data)) for kind, blob_id, data in blobs]
+    packed = _compressor(level).compress(b"".join([blob[2] for blob in blobs]))
+    back = memoryview(frames.decode(packed, sum([length for _, _, length in rows])))
     ends = accumulate([length for _, _, length in rows], initial=0)
     sha256 = hashlib.sha256
     for (kind, blob_id, _), (start, end) in zip(rows, pairwise(ends), strict=True):
@@ -208,7 +207,10 @@ class Packer:
         self._pooled_level = settings.compression.chunk_level if level is None else level
         self._puts = ThreadPoolExecutor(1, thread_name_prefix="drkit-put")
         self._storing: deque[Future[IndexedPack]] = deque()
+        self._first = False
+        """Whether there was nothing before."""
         self._pending: set[bytes] = set()
+        """Keys of what was added; where there was nothing before, without those that the index has by now."""
         self._pool = _Pool()
         self._early = _EARLY
         self._small: list[_Blob] = []
@@ -237,6 +239,7 @@ class Packer:
         """What is stored, loaded when first asked for: a backup without changes never asks."""
         if self._index is None:
             self._index = self._load_index()
+            self._first = not self._index.packs
         return self._index
 
     def has(self, blob_id: bytes) -> bool:
@@ -245,7 +248,7 @@ class Packer:
 
     def is_new(self, blob_id: bytes) -> bool:
         """Whether the blob was added to this packer."""
-        return blob_id[:ID_SIZE] in self._pending
+        return self.has(blob_id) if self._first else blob_id[:ID_SIZE] in self._pending
 
     def add(self, blob_id: bytes, data: bytes, group: bytes = b"") -> None:
         """Add a data blob that `has` does not know. Blobs of one group are probably alike: they get into one frame."""
@@ -323,6 +326,9 @@ class Packer:
             pack = self._storing.popleft().result()
             self.index.add_pack(pack)
             self.new_packs.append(pack)
+            if self._first:
+                ids = bytes(pack.table.ids)
+                self._pending.difference_update([ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE)])
 
     def finish(self) -> None:
         """Store everything that was added. All of it is durable, and in the index, afterwards."""
@@ -334,7 +340,7 @@ class Packer:
 
     def store_pack(self, buffer: bytearray, table: PackTable) -> None:
         """Send a closed pack to the store; called by the lanes."""
-        self.settle(leave=1)
+        self.settle(leave=0)
         self._storing.append(self._puts.submit(self._put_pack, buffer, table))
 
     def _put_pack(self, buffer: bytearray, table: PackTable) -> IndexedPack:

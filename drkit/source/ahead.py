@@ -29,7 +29,7 @@ from drkit.source.walk import Nested, PluginRules, Position, Walker
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from drkit.source.ahead import serve; serve()"
 MANY = 4000
 """Paths of a tree for which a second process is started; fewer are read in the time that this takes."""
-_SLOTS = 8
+_SLOTS = 4
 _LENGTH = 4
 
 Problem = Callable[[bytes, OSError], None]
