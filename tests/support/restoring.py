@@ -9,14 +9,53 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from drkit.backup import BackupOptions, backup
 from drkit.clock import utc_now
 from drkit.model import Entry, FormatVersion, Place, PluginRow, Root, Snapshot, SnapshotId
 from drkit.progress import NullProgress
 from drkit.repo import BlobLost, Repository, Segment, SnapshotRef
+from drkit.restore import build as build_module
 from drkit.store.memory import MemoryStore
+from tests.support.trees import Node, build
 
 REF = SnapshotRef("snapshots/made-up", SnapshotId("0" * 64), "20250101T000000.000000Z")
+
+
+@pytest.fixture(autouse=True, params=["one thread", "a thread ahead"])
+def small_files_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files are decoded by the thread that writes them, large ones ahead: everything is tried both ways."""
+    if request.param == "a thread ahead":
+        monkeypatch.setattr(build_module, "_SMALL", 0)
+
+
+def one_of_each(path: Path) -> Path:
+    """Build a small tree with one entry of each kind; return its path."""
+    build(
+        path,
+        Node(
+            "d",
+            mode=0o755,
+            children={
+                b"README.md": Node("f", size=5, seed=1),
+                b"empty": Node("f"),
+                b"same": Node("f", size=5, seed=1),
+                b"skills": Node(
+                    "d",
+                    mode=0o2755,
+                    children={
+                        b"SKILL.md": Node("f", mode=0o4755, size=3000, seed=2),
+                        b"link": Node("l", target=b"../README.md"),
+                        b"pipe": Node("p", mode=0o620),
+                    },
+                ),
+                b"two": Node("h"),
+                b"void": Node("d", mode=0o500),
+            },
+        ),
+    )
+    return path
 
 
 def back_up(
