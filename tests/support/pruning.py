@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
+
+import pytest
 
 from drkit.model import Level, SnapshotId
 from drkit.progress import NullProgress
 from drkit.repo import Repository
 from drkit.repo.index import read_pack_table, stored_packs
 from drkit.retention import Limits, Policy, PruneOptions, PruneReport, forget, prune
+from drkit.store import MemoryStore
 from drkit.store.base import Store
 from drkit.verify import verify
+from tests.support.repos import Bench, small_packs
 
 KEEP_ALL = Limits(share=float("inf"))
 NOTHING_UNUSED = Limits(share=0.0)
@@ -26,6 +32,24 @@ class Ticks:
 
     def __call__(self) -> float:
         return next(self._ticks) + self.ahead
+
+
+def rewritten_halves(root: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Plugins in many small packs, of which half the files change with each of four backups."""
+    small_packs(monkeypatch)
+    monkeypatch.setattr("drkit.repo.packer.FRAME_JOINED", 400)
+    monkeypatch.setattr("drkit.retention.repack.FRAME_JOINED", 400)
+    monkeypatch.setattr("drkit.retention.plan.SMALL_PACK", 500)
+    made = Bench(root, MemoryStore(clock=Ticks()))
+    chance = random.Random(3)
+    for turn in range(4):
+        for number in range(6):
+            if turn == 0:
+                made.plugin(f"plugins/p{number}", 12)
+            for which in range(0, 12, 2):
+                made.write(f"plugins/p{number}/skills/s{which}.md", b"%d %d " % (turn, which) + chance.randbytes(120))
+        made.back_up()
+    return made
 
 
 def utc_now() -> datetime:
