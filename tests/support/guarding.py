@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,6 +27,8 @@ from drkit.store import LocalStore
 from tests.support.trees import snapshot_tree
 
 NOW_NS = 1_700_000_000_123_456_789
+P = b"plugins/one"
+"""The plugin that most tests edit."""
 
 
 class Guarded:
@@ -178,3 +180,15 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test a state directory of its own."""
     monkeypatch.setenv("DRKIT_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    """Make a source of three plugins, one of them in another."""
+    made = Guarded(tmp_path)
+    made.plugin("plugins/one", {"README.md": b"one", "skills/a/SKILL.md": b"a", "skills/a/ref.md": b"ref"})
+    made.plugin("plugins/one/inner", {"README.md": b"inner"})
+    made.plugin("plugins/two", {"README.md": b"two"})
+    made.age()
+    yield made
+    made.close()
