@@ -2,93 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
-import sqlite3
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from msgspec import structs
 
-from drkit.guard import Site, take_snapshot
-from drkit.guard.journal import Command
 from drkit.guard.look import look, named, unchanged
 from drkit.guard.snapshot import find_snapshot
-from drkit.guard.undo import Left, put_back
-from drkit.model import Snapshot
+from drkit.guard.undo import put_back
 from drkit.query.diff import diff
-from tests.support.guarding import Guarded, content, state_dir
+from tests.support.guarding import Guarded, state_dir
 from tests.support.trees import Node, build, snapshot_tree, trees
+from tests.support.undoing import Scene, make, scene
 
-__all__ = ["state_dir"]
+__all__ = ["scene", "state_dir"]
+
 _NOBODY = 65534
-
-
-class Scene:
-    """A source that was looked at, so that it can be changed and put back."""
-
-    def __init__(self, root: Path, site: Site) -> None:
-        self.source = Path(os.fsdecode(site.source))
-        self.root = root
-        self.site = site
-        self.before: Snapshot = site.repo.load(find_snapshot(site, take_snapshot(site).snapshot))
-        self.was = snapshot_tree(self.source)
-        self.record = Command(
-            "run", site.source, (b"plugins/one",), (b"true",), "", "", site.store_url, ignore=(".git/**", "**/cache/**")
-        )
-
-    def undo(self, *, failed: bool = True) -> tuple[Left, ...]:
-        """Store what is there, and put back what differs."""
-        seen = look(self.site, self.record, self.before, failed=failed)
-        self.rejected = seen.snapshot
-        self.changed, self.outside = seen.changed, list(seen.outside)
-        return put_back(self.site, self.before, seen.changes)
-
-    def is_back(self, *, times: bool = True) -> None:
-        """Everything is as it was, and nothing of the guard is left."""
-        now = snapshot_tree(self.source)
-        if times:
-            assert now == self.was
-        else:
-            assert content(now) == content(self.was)
-        assert not [name for name in os.listdir(self.source.parent) if name.startswith(".drkit-")]
-
-    def kept(self, path: str) -> bytes:
-        """Return the content of a file in the rejected snapshot."""
-        from drkit.query.cat import cat
-
-        snapshot = self.site.repo.load(find_snapshot(self.site, self.rejected))
-        assert snapshot.tags == ("rejected",)
-        return b"".join(cat(self.site.repo, snapshot, os.fsencode(path)))
-
-
-def make(root: Path) -> Guarded:
-    """Make a source with two plugins and a file of its own."""
-    guarded = Guarded(root)
-    for name in ("one", "two"):
-        top = guarded.plugin(f"plugins/{name}", {"README.md": b"read me", "skills/a/SKILL.md": b"a skill"})
-        (top / "link").symlink_to("README.md")
-        (top / "empty").mkdir(mode=0o750)
-        os.link(top / "README.md", top / "README.too")
-    (guarded.source / "marketplace.json").write_bytes(b"{}")
-    guarded.age()
-    return guarded
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    guarded = make(tmp_path / "home")
-    yield Scene(guarded.root, guarded.site())
-    guarded.close()
 
 
 def test_everything_at_once(scene: Scene) -> None:
@@ -272,119 +208,6 @@ def test_what_changed_is_what_diff_says(scene: Scene) -> None:
     found = diff(scene.site.repo, scene.before, scene.site.repo.load(find_snapshot(scene.site, seen.snapshot)))
     assert sorted(seen.changed) == sorted([*found.added, *found.removed, *found.modified])
     assert named(seen.changes) == seen.changed
-
-
-# Databases
-
-
-@contextmanager
-def database(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, isolation_level=None)) as opened:
-        opened.execute(f"PRAGMA journal_mode={mode}")
-        opened.execute("PRAGMA wal_autocheckpoint=0")
-        yield opened
-
-
-def rows(path: Path) -> list[Any]:
-    with closing(sqlite3.connect(path)) as opened:
-        assert opened.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return opened.execute("SELECT value FROM t ORDER BY value").fetchall()
-
-
-@pytest.fixture
-def with_database(tmp_path: Path) -> Iterator[Scene]:
-    guarded = Guarded(tmp_path / "home")
-    guarded.plugin("plugins/one")
-    with database(guarded.source / "plugins/one/data.db", "wal") as opened:
-        opened.execute("CREATE TABLE t (value)")
-        opened.execute("INSERT INTO t VALUES (1)")
-    yield Scene(guarded.root, guarded.site())
-    guarded.close()
-
-
-def killed_writer(path: Path) -> None:
-    """Leave a database with a log beside it, as one whose writer was killed."""
-    with tempfile.TemporaryDirectory() as aside, database(path, "wal") as opened:
-        opened.execute("INSERT INTO t VALUES (2)")
-        for suffix in ("", "-wal", "-shm"):
-            shutil.copy(f"{path}{suffix}", Path(aside) / f"copy{suffix}")
-        opened.close()
-        for suffix in ("", "-wal", "-shm"):
-            shutil.copy(Path(aside) / f"copy{suffix}", f"{path}{suffix}")
-
-
-def test_a_database_that_a_killed_command_left_is_put_back_without_its_log(with_database: Scene) -> None:
-    path = with_database.source / "plugins/one/data.db"
-    killed_writer(path)
-    assert Path(f"{path}-wal").stat().st_size > 0
-    assert with_database.undo() == ()
-    with_database.is_back()
-    assert rows(path) == [(1,)]
-
-
-_OTHER = """
-import json, sqlite3, sys
-opened = sqlite3.connect(sys.argv[1], isolation_level=None)
-opened.execute("PRAGMA journal_mode=wal")
-for line in sys.stdin:
-    print(json.dumps(opened.execute(line).fetchall()), flush=True)
-"""
-
-
-class Other:
-    """A process that has a database open: to be in this one would change who holds which locks."""
-
-    def __init__(self, path: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __enter__(self) -> Callable[[str], Any]:
-        return self.ask
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def ask(self, statement: str) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(statement + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-
-def test_a_database_that_somebody_has_open_sees_what_is_put_back(with_database: Scene) -> None:
-    path = with_database.source / "plugins/one/data.db"
-    with Other(path) as other:
-        assert other("SELECT value FROM t") == [[1]]
-        with Other(path) as command:
-            command("INSERT INTO t VALUES (2)")
-        assert with_database.undo() == ()
-        assert other("SELECT value FROM t") == [[1]]
-        other("INSERT INTO t VALUES (3)")
-    assert rows(path) == [(1,), (3,)]
-
-
-def test_a_database_that_was_in_use_before_is_put_back(tmp_path: Path) -> None:
-    guarded = Guarded(tmp_path / "home")
-    guarded.plugin("plugins/one")
-    path = guarded.source / "plugins/one/data.db"
-    with Other(path) as other:
-        other("CREATE TABLE t (value)")
-        other("INSERT INTO t VALUES (1)")
-        scene = Scene(guarded.root, guarded.site())
-        assert unchanged(scene.site, scene.before)
-        assert scene.undo() == ()
-        assert scene.changed == []
-        other("INSERT INTO t VALUES (2)")
-        assert scene.undo() == ()
-        assert scene.changed == [b"plugins/one/data.db"]
-        assert other("SELECT value FROM t") == [[1]]
-    assert rows(path) == [(1,)]
-    guarded.close()
-
-
-# Whatever it is
 
 
 @settings(max_examples=40, deadline=None)
