@@ -1,15 +1,11 @@
-"""What opens an encrypted repository: slots, secrets, and the commands that manage them."""
+"""What opens an encrypted repository: its slots, its copies, and its settings."""
 
 from __future__ import annotations
 
 import base64
 import builtins
-import contextlib
 import hashlib
-import os
-import stat
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,7 +13,6 @@ from unittest import mock
 import msgspec
 import pytest
 
-from drkit.clock import utc_now
 from drkit.copy import copy
 from drkit.doctor.repository import _slots
 from drkit.errors import IntegrityError, LockedError, StoreError, UsageError, WrongKey
@@ -25,7 +20,6 @@ from drkit.format import settings
 from drkit.progress import NullProgress
 from drkit.repair import repair
 from drkit.repo import Repository, opening
-from drkit.repo.lock import KeyLock
 from drkit.seal import KeySource, SealedStore, Secret
 from drkit.seal.keys import (
     FoundSlot,
@@ -41,27 +35,12 @@ from drkit.seal.keys import (
     rotate,
     slot_names,
 )
-from drkit.seal.secret import key_lines, new_key, parse_key, read_key_file
+from drkit.seal.secret import new_key
 from drkit.seal.sheet import code_text
-from drkit.store import LocalStore, MemoryStore, Store
+from drkit.store import MemoryStore
 from drkit.store.wrap import AppendOnly
-from tests.support.cli import Cli
-from tests.support.crash import store_crash_points
+from tests.support.keys import KEY, OTHER, clear, now, source
 from tests.support.repos import START, Bench
-
-KEY = new_key()
-OTHER = new_key()
-
-
-def now() -> datetime:
-    return datetime(2026, 3, 1, tzinfo=UTC)
-
-
-def source(*secrets: Secret) -> KeySource:
-    """Return a source that gives these, and reads nothing."""
-    keys = KeySource({})
-    keys._secrets = secrets  # no file needed for a key
-    return keys
 
 
 @pytest.fixture
@@ -69,10 +48,6 @@ def store() -> MemoryStore:
     store = MemoryStore()
     Repository.create(store, now=now(), secrets=[KEY])
     return store
-
-
-def clear(store: Store) -> settings.Settings:
-    return opening.read_settings(store)[0]
 
 
 # Slots
@@ -270,64 +245,6 @@ def test_a_slot_that_was_removed_does_not_come_back_by_repair(store: MemoryStore
     assert len(read_slots(store)) == 1
 
 
-# Killed at every change of the store
-
-
-def encrypted() -> MemoryStore:
-    store = MemoryStore()
-    repo = Repository.create(store, now=now(), secrets=[KEY])
-    repo.store.put("locks/old", b"1")
-    return store
-
-
-def test_killed_while_it_is_made() -> None:
-    points = 0
-    for point in store_crash_points(
-        MemoryStore, lambda store: Repository.create(store, now=now(), secrets=[KEY, OTHER])
-    ):
-        points += 1
-        with contextlib.suppress(UsageError):  # the second copy of the settings is what was missing
-            Repository.create(point.state, now=now(), secrets=[KEY, OTHER])
-        for secret in (KEY, OTHER):
-            assert isinstance(Repository.open(point.state, keys=source(secret)).store, SealedStore)
-    assert points == 8
-
-
-def test_killed_while_the_key_is_rotated() -> None:
-    def action(store: Store) -> None:
-        rotate(store, clear(store), source(KEY), (), now=now)
-
-    epochs = set()
-    for point in store_crash_points(encrypted, action):
-        for _ in range(2):  # as it was left, and after another rotation
-            repo = Repository.open(point.state, keys=source(KEY))
-            assert isinstance(repo.store, SealedStore)
-            epochs.add(repo.store.ring.current)
-            assert repo.store.get("locks/old") == b"1"
-            repo.store.put("locks/new", b"2", overwrite=True)
-            action(point.state)
-            assert len(read_slots(point.state)) == 1
-            assert Repository.open(point.state, keys=source(KEY)).store.get("locks/new") == b"2"
-    assert epochs == {1, 2, 3}
-
-
-def test_killed_while_a_slot_is_removed() -> None:
-    def two() -> MemoryStore:
-        store = encrypted()
-        add_slot(store, clear(store), open_slots(store, clear(store), source(KEY)).ring, OTHER, now=now)
-        return store
-
-    def action(store: Store) -> None:
-        (own,) = open_slots(store, clear(store), source(OTHER)).slots
-        delete_slot(store, own[0])
-
-    for point in store_crash_points(two, action):
-        with contextlib.suppress(WrongKey):
-            action(point.state)
-        assert len(read_slots(point.state)) == 1
-        Repository.open(point.state, keys=source(KEY))
-
-
 # Settings
 
 
@@ -357,69 +274,6 @@ def test_a_key_for_a_repository_in_clear_is_no_reason_to_write_in_clear() -> Non
     Repository.open(store, keys=KeySource({})).check_writable()
 
 
-# Secrets
-
-
-def test_a_key_is_read_as_base64_and_from_the_lines_of_a_sheet(tmp_path: Path) -> None:
-    text = base64.b64encode(KEY.data).decode()
-    lines = key_lines(KEY.data)
-    for good in (text, f" {text[:20]}\n{text[20:]}\n", "\n".join(lines), "\n\n".join(lines[::-1]).upper()):
-        assert parse_key(good) == KEY.data
-    assert parse_key("before\n" + "\n".join(line.replace(" ", "") for line in lines) + "\nafter: 1") == KEY.data
-    for number, line in enumerate(lines):
-        digit = "0" if line[3] != "0" else "1"
-        with pytest.raises(ValueError, match=f"line {number + 1}"):
-            parse_key("\n".join([*lines[:number], line[:3] + digit + line[4:], *lines[number + 1 :]]))
-        with pytest.raises(ValueError, match=f"line {number + 1}"):
-            parse_key("\n".join([*lines[:number], *lines[number + 1 :]]))
-    with pytest.raises(ValueError, match="line 2 of the key is mistyped"):
-        parse_key("\n".join([*lines, lines[0].replace("1:", "2:")]))
-    for bad in ("", "!", text[:-4], text + "AAAA"):
-        with pytest.raises(ValueError, match="it "):
-            parse_key(bad)
-    (tmp_path / "bad").write_bytes(b"\xff")
-    for path in ("bad", "none"):
-        with pytest.raises(UsageError, match=path):
-            read_key_file(str(tmp_path / path))
-
-
-def test_where_a_passphrase_comes_from(tmp_path: Path) -> None:
-    file = tmp_path / "p"
-    file.write_bytes(b"two words\r\n")
-    key = tmp_path / "k"
-    key.write_text(base64.b64encode(KEY.data).decode())
-    asked: list[str] = []
-
-    def ask() -> str:
-        asked.append("")
-        return "typed"
-
-    def secrets(**environ: str) -> tuple[Secret, ...]:
-        found = KeySource(environ, prompt=ask)
-        assert found.secrets() is found.secrets()
-        return found.secrets()
-
-    passphrase = Secret("passphrase", b"two words")
-    assert secrets(DRKIT_PASSWORD="two words") == (passphrase,)
-    assert secrets(DRKIT_PASSWORD_FILE=str(file), DRKIT_PASSWORD_COMMAND="false") == (passphrase,)
-    assert secrets(DRKIT_PASSWORD_COMMAND="echo two words") == (passphrase,)
-    assert secrets(DRKIT_KEY_FILE=str(key), DRKIT_PASSWORD="two words") == (KEY, passphrase)
-    assert secrets(DRKIT_KEY_FILE=str(key)) == (KEY,)
-    assert asked == []
-    assert secrets() == (Secret("passphrase", b"typed"),)
-    assert len(asked) == 1
-    for environ in (
-        {"DRKIT_PASSWORD_COMMAND": "false"},
-        {"DRKIT_PASSWORD_COMMAND": "'"},
-        {"DRKIT_PASSWORD_FILE": "/no"},
-    ):
-        with pytest.raises(UsageError, match=r"DRKIT_PASSWORD_COMMAND|cannot read the password file"):
-            secrets(**environ)
-    with pytest.raises(UsageError, match=r"it ended with 1$") as caught:
-        secrets(DRKIT_PASSWORD_COMMAND="sh -c 'exit 1' my-own-secret")
-    assert "my-own-secret" not in str(caught.value)
-
-
 def test_without_cryptography_it_says_what_to_install(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[..., Any] = builtins.__import__
 
@@ -437,93 +291,3 @@ def test_without_cryptography_it_says_what_to_install(store: MemoryStore, monkey
         with pytest.raises(UsageError, match="is not installed") as caught:
             action()
         assert caught.value.hint == "pip install 'drkit[encrypt]'"
-
-
-# Commands
-
-
-def test_the_commands(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "file").write_text("content that nobody reads")
-    cli = Cli(tmp_path, DRKIT_REPO="repo", DRKIT_INVENTORY="inventory.db")
-    assert cli("init", "--encrypt").code == 2
-    assert cli("init", "--key-file", "k").code == 2
-    assert cli.ok("init", "--encrypt", "--key-file", "k", "--json").json["encrypted"] is True
-    assert stat.S_IMODE(os.stat(tmp_path / "k").st_mode) == 0o600
-    assert cli("init", "--encrypt", "--key-file", "k2").code == 2
-    assert not (tmp_path / "k2").exists()
-    assert len(cli.ok("key", "list", "--json").json["slots"]) == 1  # no key needed
-    for command in (["snapshots"], ["backup", "source"], ["verify"], ["key", "add"], ["key", "export"], ["prune"]):
-        assert cli(*command, "--json").error["code"] == 12
-    cli.environ["DRKIT_PASSWORD"] = "wrong"
-    assert cli("snapshots", "--json").error["message"] == "the key that was given does not open " + str(
-        tmp_path / "repo"
-    )
-    del cli.environ["DRKIT_PASSWORD"]
-    cli.environ["DRKIT_KEY_FILE"] = "k"
-    cli.ok("backup", "source", "--verify", "restore")
-    assert not any(b"nobody reads" in path.read_bytes() for path in (tmp_path / "repo").rglob("*") if path.is_file())
-
-    cli.environ["DRKIT_NEW_PASSWORD"] = "correct horse"
-    added = cli.ok("key", "add", "--label", "ann", "--json").json
-    assert (added["kind"], added["label"], added["twice"]) == ("passphrase", "ann", True)
-    sheet = cli.ok("key", "export", "--output", "sheet.txt", "--qr", "code.svg", "--json").json
-    assert b"<svg" in (tmp_path / "code.svg").read_bytes()
-    assert all(line in (tmp_path / "sheet.txt").read_text() for line in sheet["lines"])
-    assert "█" in (tmp_path / "sheet.txt").read_text()
-    assert stat.S_IMODE(os.stat(tmp_path / "sheet.txt").st_mode) == 0o600
-    assert cli("key", "export", "--output", "sheet.txt").code == 2
-    assert cli("key", "export", "--qr", "code.gif").code == 2
-    assert len(cli.ok("key", "list", "--json").json["slots"]) == 3
-    for environ in ({"DRKIT_PASSWORD": "correct horse"}, {"DRKIT_KEY_FILE": "sheet.txt"}):
-        other = Cli(tmp_path, DRKIT_REPO="repo", DRKIT_INVENTORY="inventory.db", **environ)
-        assert other.ok("cat", "latest", "file").out == b"content that nobody reads"
-
-    (tmp_path / "empty").write_text("\n")
-    cli.environ["DRKIT_NEW_PASSWORD_FILE"] = "empty"
-    del cli.environ["DRKIT_NEW_PASSWORD"]
-    assert "is empty" in cli("key", "add").err
-    assert cli("key", "rotate").code == 2
-    (tmp_path / "password").write_text("correct horse\n")
-    rotated = cli.ok("key", "rotate", "--password-file", "password", "--drop-others", "--json").json
-    assert [slot["label"] for slot in rotated["slots"]] == ["", "ann"]
-    assert [slot["id"] for slot in rotated["dropped"]] == [sheet["id"]]
-    cli.ok("copy", "--to", "copy", "--verify", "content")
-    cli.ok("verify", "--all", "--level", "content")
-    ann = next(slot["id"] for slot in rotated["slots"] if slot["label"] == "ann")
-    for wrong in ("", "zz"):
-        assert cli("key", "remove", wrong).code == 2
-    cli.ok("key", "remove", ann[:10])
-    (last,) = cli.ok("key", "list", "--json").json["slots"]
-    assert "last key slot" in cli("key", "remove", last["id"]).err
-    assert "1 of" not in cli.ok("key", "list").text
-
-
-def test_slots_are_changed_by_one_at_a_time(tmp_path: Path) -> None:
-    cli = Cli(tmp_path, DRKIT_REPO="repo", DRKIT_INVENTORY="inventory.db", DRKIT_KEY_FILE="k")
-    cli.ok("init", "--encrypt", "--key-file", "k")
-    slot = cli.ok("key", "add", "--key-file", "k2", "--json").json["id"]
-    keys = KeySource({"DRKIT_KEY_FILE": str(tmp_path / "k")})
-    repo = Repository.open(LocalStore(bytes(tmp_path / "repo")), keys=keys)
-    assert isinstance(repo.store, SealedStore)
-    with KeyLock(repo.store, utc_now):
-        for command in (["remove", slot[:8]], ["rotate", "--drop-others"], ["add", "--key-file", "k3"], ["export"]):
-            assert cli("key", *command, "--json").error["code"] == 11
-        assert len(cli.ok("key", "list", "--json").json["slots"]) == 2
-        assert not (tmp_path / "k3").exists()
-    assert cli("key", "export", "--output", "no/such/place", "--json").error["code"] == 2
-    assert len(cli.ok("key", "list", "--json").json["slots"]) == 2
-    for name in slot_names(slot):
-        repo.store.inner.put(name, b"damaged", overwrite=True)
-    listed = cli("key", "list", "--json")
-    assert (listed.code, listed.json["damaged"]) == (3, [slot])
-    cli.ok("key", "remove", slot[:8])
-    assert cli.ok("key", "list", "--json").json["damaged"] == []
-    assert not list(repo.store.list("locks/"))
-
-
-def test_key_commands_on_a_repository_in_clear(tmp_path: Path) -> None:
-    cli = Cli(tmp_path, DRKIT_REPO="repo")
-    cli.ok("init")
-    assert "is not encrypted" in cli("key", "list").err
-    LocalStore(os.fsencode(tmp_path / "repo")).stat("drkit.json")
