@@ -1,61 +1,19 @@
-"""The ledger: whatever processes do, and however clocks are set, no server sees more calls than its limit."""
+"""The ledger, rule by rule: the minute, the day, and clocks that are set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from drkit.errors import UsageError
-from drkit.inventory import Caps, Claim, Denied, Inventory, Key, Ledger, Moment
+from drkit.inventory import Caps, Denied, Key
 from drkit.inventory.ledger import days
-from tests.support.pacing import NOON, VirtualClock, open_ledger
+from tests.support.ledgers import KEY, PACIFIC, Bench, bench, claim, midnight, most_in_a_window
+from tests.support.pacing import VirtualClock
 
-KEY = Key("p", "us-central1", "m")
-PACIFIC = ZoneInfo("America/Los_Angeles")
-
-
-def moment(clock: VirtualClock) -> Callable[[], Moment]:
-    return lambda: Moment(round(clock.now().timestamp() * 1000), round(clock.monotonic() * 1000))
-
-
-def claim(timeout_s: float = 30.0, tokens: int = 10, money: int = 0, run: str = "r", pause_s: float = 0) -> Claim:
-    return Claim(run, tokens, money, round(timeout_s * 1000), round(pause_s * 1000))
-
-
-class Bench:
-    """A ledger in virtual time, for one process."""
-
-    def __init__(self, tmp_path: Path, clock: VirtualClock | None = None, **options: object) -> None:
-        self.clock = clock or VirtualClock()
-        self.ledger = open_ledger(tmp_path, self.clock, **options)
-        self.at = moment(self.clock)
-
-    def reserve(self, caps: Caps, claim: Claim, key: Key = KEY) -> int:
-        row = self.ledger.reserve(key, caps, claim, self.at)
-        assert isinstance(row, int), row
-        return row
-
-    def denied(self, caps: Caps, claim: Claim, key: Key = KEY) -> Denied:
-        found = self.ledger.reserve(key, caps, claim, self.at)
-        assert isinstance(found, Denied)
-        return found
-
-    def call(self, caps: Caps, seconds: float = 5.0, **options: object) -> None:
-        row = self.reserve(caps, claim(**options))  # type: ignore[arg-type]
-        self.clock.passed += seconds
-        self.ledger.settle(row, self.at, "done", latency_s=seconds)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
+__all__ = ["bench"]
 
 # The minute
 
@@ -189,11 +147,6 @@ def test_an_unknown_zone_is_a_usage_error(bench: Bench) -> None:
             bench.ledger.reserve(KEY, Caps(requests_per_day=1, zone=zone), claim(), bench.at)
 
 
-def midnight(seconds: float) -> VirtualClock:
-    """A clock so many seconds from the next midnight of the provider."""
-    return VirtualClock(datetime(2026, 11, 23, tzinfo=PACIFIC).astimezone(UTC) + timedelta(seconds=seconds))
-
-
 @pytest.mark.parametrize("zone_day", ["2026-03-09", "2026-11-02", "2026-11-23"])
 def test_the_day_opens_a_minute_after_midnight(tmp_path: Path, zone_day: str) -> None:
     opens = datetime.fromisoformat(zone_day).replace(tzinfo=PACIFIC).astimezone(UTC)
@@ -290,182 +243,3 @@ def test_a_restart_of_the_machine_forgets_no_day(tmp_path: Path) -> None:
     assert after.denied(caps, claim()).why == "day"
     clock.ahead = -3 * 86_400  # the calls of the first start now lie in the future
     assert after.denied(caps, claim()).why == "day"
-
-
-# Everything at once
-
-
-def most_in_a_window(times: list[float], length: float) -> int:
-    times = sorted(times)
-    most = first = 0
-    for last, time in enumerate(times):
-        while times[first] <= time - length:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
-
-
-class Server:
-    """Counts what reaches it by sliding windows of a minute and by its own days; its clock is `skew` off."""
-
-    def __init__(self, clock: VirtualClock, skew: float) -> None:
-        self.clock, self.skew = clock, skew
-        self.seen: list[tuple[float, int]] = []
-
-    def arrive(self, tokens: int) -> None:
-        self.seen.append((self.clock.passed, tokens))
-
-    def most_a_day(self) -> int:
-        counts: dict[object, int] = {}
-        for passed, _ in self.seen:
-            day = (self.clock.start + timedelta(seconds=passed + self.skew)).astimezone(PACIFIC).date()
-            counts[day] = counts.get(day, 0) + 1
-        return max(counts.values(), default=0)
-
-    def most_tokens(self) -> int:
-        times = sorted(self.seen)
-        return max((sum(t for at, t in times if now - 60 < at <= now) for now, _ in times), default=0)
-
-
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["reserve", "reserve", "arrive", "settle", "crash", "sleep", "sleep", "jump", "work", "work"]),
-        st.integers(0, 2),
-        st.sampled_from([0.5, 10.0, 29.0, 40.0, 61.0, 95.0, 1800.0, 40_000.0]),
-    ),
-    min_size=5,
-    max_size=60,
-)
-CAPS = (
-    Caps(requests_per_minute=1),
-    Caps(requests_per_minute=2),
-    Caps(tokens_per_minute=35),
-    Caps(requests_per_day=1),
-    Caps(requests_per_day=2),
-    Caps(requests_per_minute=2, tokens_per_minute=35, requests_per_day=3),
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    STEPS,
-    st.sampled_from(CAPS),
-    st.sampled_from([-3600.0, -110.0, -70.0, -30.0, 20.0, 40_000.0]),
-    st.sampled_from([-50.0, 0.0, 50.0]),
-    st.data(),
-)
-def test_no_interleaving_shows_a_server_more_than_the_limit(
-    tmp_path_factory: pytest.TempPathFactory,
-    steps: list[tuple[str, int, float]],
-    caps: Caps,
-    start: float,
-    skew: float,
-    data: st.DataObject,
-) -> None:
-    """Three processes reserve, call, end late, die and come back, while the clock is set and midnight passes."""
-    tmp_path = tmp_path_factory.mktemp("ledger")
-    clock = midnight(start)
-    server = Server(clock, skew)
-    living = {f"p{n}.0" for n in range(3)}
-    names = [f"p{n}.0" for n in range(3)]
-    path = bytes(tmp_path / "inventory.db")
-    inventories = [Inventory.open(path, now=clock.now, sleep=lambda _: None) for _ in range(3)]
-
-    def ledger(n: int) -> Ledger:
-        return Ledger(inventories[n], owner=names[n], boot="b", alive=living.__contains__)
-
-    ledgers = [ledger(n) for n in range(3)]
-    calls: dict[int, list[object]] = {}  # process → [row, reserved at, tokens, has arrived]
-    at = moment(clock)
-    reserved = crashed = 0
-
-    def arrive(n: int) -> None:
-        if n in calls and not calls[n][3]:
-            server.arrive(int(str(calls[n][2])))
-            calls[n][3] = True
-
-    def reserve(n: int, tokens: int) -> None:
-        nonlocal reserved
-        if n not in calls:
-            row = ledgers[n].reserve(KEY, caps, claim(timeout_s=30, tokens=tokens), at)
-            if isinstance(row, int):
-                calls[n] = [row, clock.passed, tokens, False]
-                reserved += 1
-
-    reserve(0, 5)  # the right clock has been seen at least once
-    for kind, n, amount in steps:
-        if kind == "reserve":
-            reserve(n, data.draw(st.sampled_from([5, 10, 30])))
-        elif kind == "work":
-            reserve(n, 5)
-            arrive(n)
-            if n in calls:
-                clock.passed += min(amount, 29.0)
-                ledgers[n].settle(int(str(calls.pop(n)[0])), at, "done", latency_s=1.0)
-        elif kind == "arrive":
-            arrive(n)
-        elif kind == "settle" and n in calls:
-            arrive(n)
-            ledgers[n].settle(int(str(calls.pop(n)[0])), at, "done", latency_s=1.0)
-        elif kind == "crash" and n in calls:
-            # What it sent may arrive until its time limit; its successor knows nothing of it.
-            _, when, tokens, arrived = calls.pop(n)
-            if not arrived and clock.passed <= float(str(when)) + 30:
-                server.seen.append((data.draw(st.floats(clock.passed, float(str(when)) + 30)), int(str(tokens))))
-            living.discard(names[n])
-            names[n] = names[n].partition(".")[0] + f".{crashed + 1}"
-            living.add(names[n])
-            crashed += 1
-            ledgers[n] = ledger(n)
-        elif kind == "sleep":
-            clock.passed += amount
-        elif kind == "jump":
-            clock.ahead = data.draw(st.sampled_from([0.0, -86_400.0, -40_000.0, -30.0, 7200.0, 9000.0, 50_000.0]))
-    for n in list(calls):
-        arrive(n)
-    assert most_in_a_window([at for at, _ in server.seen], 60) <= (caps.requests_per_minute or 1000)
-    assert server.most_a_day() <= (caps.requests_per_day or 1000)
-    assert server.most_tokens() <= (caps.tokens_per_minute or 1_000_000)
-    assert len(server.seen) <= reserved
-    for inventory in inventories:
-        inventory.close()
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(10, 30_000), st.sampled_from([0.0, 0.0, 7200.0, 30_000.0, -30_000.0])), max_size=25),
-    st.sampled_from([-20_000.0, -50.0, 3600.0]),
-    st.integers(1, 3),
-)
-def test_no_setting_of_the_clock_shows_a_server_more_than_a_day(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, float]], start: float, limit: int
-) -> None:
-    bench = Bench(tmp_path_factory.mktemp("clocks"), midnight(start))
-    server, caps = Server(bench.clock, 0), Caps(requests_per_day=limit)
-    for sleep, ahead in [(1.0, 0.0), *steps]:
-        bench.clock.passed += sleep
-        bench.clock.ahead = ahead
-        for _ in range(limit + 1):
-            row = bench.ledger.reserve(KEY, caps, claim(), bench.at)
-            if isinstance(row, int):
-                server.arrive(1)
-                bench.clock.passed += 5
-                bench.ledger.settle(row, bench.at, "done")
-    assert server.most_a_day() <= limit
-
-
-def test_a_quota_is_used_up_in_any_order_but_never_left_unused(bench: Bench) -> None:
-    """The other half: what is allowed is granted."""
-    caps = Caps(requests_per_minute=3, requests_per_day=50)
-    made = 0
-    began = bench.clock.passed
-    while not isinstance(row := bench.ledger.reserve(KEY, caps, claim(), bench.at), Denied) or row.why == "minute":
-        if isinstance(row, Denied):
-            bench.clock.passed += (row.wait_ms or 0) / 1000
-            continue
-        made += 1
-        bench.clock.passed += 5
-        bench.ledger.settle(row, bench.at, "done", latency_s=5)
-    assert made == 50
-    assert bench.clock.passed - began <= 50 / 3 * 65 + 65
-    assert NOON.tzinfo is UTC
