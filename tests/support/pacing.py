@@ -1,4 +1,4 @@
-"""Virtual time, the latencies of a real night, and a ledger in memory that is as strict as the one on disk."""
+"""Virtual time, a server in it, the latencies of a real night, and a ledger in memory as strict as the one on disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from drkit.inventory import Call, Caps, Claim, Denied, Inventory, Key, Ledger, Used
 from drkit.inventory.ledger import WINDOW_MS, Clock, Outcome, days
+from enhance.generators.base import Blame, CallError
+from enhance.model import Reply, Usage
 from enhance.pace import Limit, Pace, Pacer
 
 NOON = datetime(2026, 11, 22, 20, tzinfo=UTC)
 """Twelve o'clock where the provider's days begin."""
 QUANTILES = ((0.0, 2.8), (0.5, 5.2), (0.9, 7.1), (0.99, 10.0), (1.0, 14.4))
 """What was measured of one night's calls, in seconds."""
+STEADY = Pace(delay_s=(5, 0), start_s=(80, 80), prove=2, rest_every=0)
+FAST = Pace(delay_s=(0, 0), start_s=(0, 0), rest_every=0)
 
 
 class VirtualClock:
@@ -78,6 +84,47 @@ def make_pacer(
         random=chance,
         finish_by=finish_by,
     )
+
+
+class Model:
+    """A server that answers in 5 s, or as `script` says first; `at` is when each call reached it."""
+
+    def __init__(self, clock: VirtualClock, *script: CallError | None) -> None:
+        self.clock = clock
+        self.script = list(script)
+        self.at: list[float] = []
+
+    def __call__(self) -> Reply:
+        self.at.append(self.clock.passed)
+        self.clock.passed += 5
+        error = self.script.pop(0) if self.script else None
+        if error is not None:
+            raise error
+        return Reply("text", "stop", Usage(60, 40))
+
+    def gaps(self) -> list[float]:
+        """From the end of each call to the beginning of the next."""
+        return [round(later - earlier - 5, 3) for earlier, later in zip(self.at, self.at[1:], strict=False)]
+
+
+def refusal(blame: Blame, message: str = "no", after: float | None = None, status: int = 429) -> CallError:
+    return CallError(message, blame=blame, retry_after_s=after, status=status)
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: VirtualClock) -> Ledger:
+    return open_ledger(tmp_path, clock)
+
+
+def ask(pacer: Pacer, model: Callable[[], Reply], times: int = 1, tokens: int = 1000) -> None:
+    """Ask so many times, and be answered each time."""
+    for _ in range(times):
+        assert pacer.ask(model, tokens=tokens, timeout_s=30).text == "text"
 
 
 class MemoryLedger(Ledger):
