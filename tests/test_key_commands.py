@@ -14,9 +14,7 @@ from drkit.errors import UsageError
 from drkit.repo import Repository
 from drkit.repo.lock import KeyLock
 from drkit.seal import KeySource, SealedStore, Secret
-from drkit.seal.keys import (
-    slot_names,
-)
+from drkit.seal.keys import slot_names
 from drkit.seal.secret import key_lines, parse_key, read_key_file
 from drkit.store import LocalStore
 from tests.support.cli import Cli

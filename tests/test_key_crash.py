@@ -7,13 +7,7 @@ import contextlib
 from drkit.errors import UsageError, WrongKey
 from drkit.repo import Repository
 from drkit.seal import SealedStore
-from drkit.seal.keys import (
-    add_slot,
-    delete_slot,
-    open_slots,
-    read_slots,
-    rotate,
-)
+from drkit.seal.keys import add_slot, delete_slot, open_slots, read_slots, rotate
 from drkit.store import MemoryStore, Store
 from tests.support.crash import store_crash_points
 from tests.support.keys import KEY, OTHER, clear, now, source

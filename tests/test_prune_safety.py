@@ -22,15 +22,7 @@ from drkit.store import MemoryStore
 from drkit.store.base import ObjectInfo
 from drkit.store.wrap import AppendOnly
 from tests.support.faults import FaultyStore
-from tests.support.pruning import (
-    NOTHING_UNUSED,
-    Ticks,
-    check_all,
-    keep_last,
-    rewritten_halves,
-    run_prune,
-    utc_now,
-)
+from tests.support.pruning import NOTHING_UNUSED, Ticks, check_all, keep_last, rewritten_halves, run_prune, utc_now
 from tests.support.repos import START, Bench, Blob, blobs_of, contents, latest, names, put_pack
 
 
