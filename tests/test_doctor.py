@@ -5,85 +5,33 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import socket
-import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec import structs
 
 from drkit.clock import utc_now
-from drkit.doctor import Diagnosis, Surroundings, Targets, examine_store
+from drkit.doctor import Diagnosis, Surroundings
 from drkit.doctor.permissions import check_permissions
-from drkit.doctor.proofs import check_inventory, check_proofs
 from drkit.doctor.report import age
-from drkit.doctor.repository import check_repository, newest_snapshots
-from drkit.errors import StoreError
 from drkit.format import settings
-from drkit.inventory import DrillRecord, Inventory
+from drkit.inventory import Inventory
 from drkit.model import FormatVersion
 from drkit.repo import Repository
 from drkit.store import open_store
-from drkit.store.base import ObjectInfo
-from drkit.store.memory import MemoryStore
-from tests.support.cli import Cli, Run
-from tests.support.hrana import TOKEN, Hrana, serving
-from tests.support.restoring import back_up
-from tests.test_docs import parse
+from tests.support.cli import Cli
+from tests.support.examining import RULE, USUAL, beside_its_source, codes, found, prove
 
 HOST = socket.gethostname()
 
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """A repository with a snapshot of a small source, on the same device."""
-    (tmp_path / "source" / "a" / ".claude-plugin").mkdir(parents=True)
-    (tmp_path / "source" / "a" / ".claude-plugin" / "plugin.json").write_text('{"name": "a"}')
-    (tmp_path / "source" / "readme").write_text("content")
-    cli = Cli(tmp_path, DRKIT_REPO="repository", DRKIT_INVENTORY="inventory.db")
-    cli.ok("init")
-    cli.ok("backup", "source")
-    return cli
-
-
-def codes(run: Run) -> set[str]:
-    """The findings' codes, after a look at what every answer must have."""
-    answer = run.json
-    assert set(answer) == {"ok", "checks", "findings", "abilities", "rule"}
-    assert answer["ok"] == all(finding["exit"] == 0 for finding in answer["findings"])
-    assert run.code == max([finding["exit"] for finding in answer["findings"]], default=0)
-    for finding in answer["findings"]:
-        assert set(finding) == {"code", "object", "message", "repair", "exit"}
-        assert all(finding[key] for key in ("code", "object", "message", "repair"))
-        check_commands(finding["repair"])
-    return {finding["code"] for finding in answer["findings"]}
-
-
-def check_commands(repair: str) -> None:
-    """What is shown as a drkit command is one; only what stands for the user's own words may be left out."""
-    commands = re.findall(r"'drkit ([^']+)'", repair)
-    commands += re.findall(r"(?:^|: )drkit ([^;']+)", repair)
-    for command in commands:
-        try:
-            parse(shlex.split(command))
-        except Exception as error:
-            if "Missing" not in str(error):
-                raise
-
-
-RULE = {"rule-copies", "rule-kinds", "rule-offsite", "rule-append-only"}
-USUAL = {"same-device", "never-drilled", "never-verified", "rule-errors"} | RULE
-"""What a fresh repository beside its source gets told."""
-
-
-def found(cli: Cli) -> set[str]:
-    return codes(cli("doctor", "--json")) - USUAL
+    return beside_its_source(tmp_path)
 
 
 def test_a_sound_repository_has_only_what_is_to_be_expected(cli: Cli) -> None:
@@ -103,18 +51,6 @@ def test_what_is_proved_is_no_finding(cli: Cli) -> None:
         prove(inventory, repo)
     # What was recorded behind the back of the commands waits for the next one to store it.
     assert codes(cli("doctor", "--json")) == {"same-device", "inventory-behind"} | RULE
-
-
-def prove(inventory: Inventory, repo: Repository, *, passed: bool = True) -> None:
-    ref = repo.resolve("latest")
-    common = {"repo_id": repo.config.repository_id, "store_url": repo.store.url, "snapshot_id": ref.id}
-    inventory.record_verification(
-        **common, plugin=None, level="restore", ok=True, findings=0, packs_read=1, bytes_read=1, duration_s=0.1
-    )
-    reason = "" if passed else "the tree hash differs"
-    ids = (repo.config.repository_id, repo.store.url, ref.id)
-    drill = DrillRecord(*ids, b"a", "drkit", 0.01, 0.1, 0.1, 0.2, 300.0, 60.0, 10, 1, passed, reason)
-    inventory.record_drill(drill)
 
 
 def test_no_repository(cli: Cli) -> None:
@@ -279,132 +215,6 @@ def test_every_code_is_documented() -> None:
     assert told - made == unreadable | computed
 
 
-# With another clock, and another past
-
-
-def repository_findings(repo: Repository, now: datetime, targets: Targets | None = None) -> Iterator[Diagnosis]:
-    newest, damaged = newest_snapshots(repo)
-    yield from damaged
-    yield from check_repository(repo, newest, now=now, host="another", targets=targets or Targets())
-
-
-@pytest.mark.parametrize(
-    ("later", "expected"),
-    [
-        (timedelta(hours=1), set()),
-        (timedelta(hours=25), {"backup-old"}),
-        (timedelta(hours=-2), {"clock-behind"}),
-    ],
-)
-def test_the_age_of_the_newest_snapshot(tmp_path: Path, later: timedelta, expected: set[str]) -> None:
-    (tmp_path / "file").write_text("content")
-    repo, _ = back_up(tmp_path)
-    assert {finding.code for finding in repository_findings(repo, utc_now() + later)} == expected
-
-
-def proof_findings(
-    tmp_path: Path, later: timedelta, *, passed: bool = True, change: Callable[[Inventory], None] | None = None
-) -> set[str]:
-    """What doctor says of a snapshot that was verified and drilled, so much later."""
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "file").write_text("content")
-    repo, _ = back_up(source)
-    newest, _ = newest_snapshots(repo)
-    with Inventory.open(os.fsencode(tmp_path / "inventory.db"), now=utc_now) as inventory:
-        prove(inventory, repo, passed=passed)
-        if change is not None:
-            change(inventory)
-        proofs = check_proofs(inventory, repo, newest, now=utc_now() + later, targets=Targets())
-        return {finding.code for finding in (*check_inventory(inventory, ("", "")), *proofs)}
-
-
-def test_the_age_of_the_proofs(tmp_path: Path) -> None:
-    for number, (later, expected) in enumerate(
-        [
-            (timedelta(days=1), set()),
-            (timedelta(days=8), {"verified-long-ago"}),
-            (timedelta(days=31), {"verified-long-ago", "drilled-long-ago"}),
-        ]
-    ):
-        (tmp_path / str(number)).mkdir()
-        assert proof_findings(tmp_path / str(number), later) - {"inventory-behind"} == expected
-
-
-def test_a_failed_drill_is_told(tmp_path: Path) -> None:
-    assert "drill-failed" in proof_findings(tmp_path, timedelta(0), passed=False)
-
-
-def test_a_changed_audit_is_damage(tmp_path: Path) -> None:
-    def rewrite(inventory: Inventory) -> None:
-        inventory.engine.execute("UPDATE audit SET detail = '{}' WHERE event = 'verify'")
-
-    assert "audit-changed" in proof_findings(tmp_path, timedelta(0), change=rewrite)
-
-
-class LyingStore(MemoryStore):
-    """A store that does one thing wrong."""
-
-    def __init__(self, lie: str) -> None:
-        super().__init__()
-        self.lie = lie
-
-    def put(self, name: str, data: Any, *, overwrite: bool = False) -> None:
-        if self.lie == "refuses":
-            raise StoreError("the store refuses to write")
-        super().put(name, data, overwrite=overwrite or self.lie == "overwrites")
-
-    def get(self, name: str) -> bytes:
-        data = super().get(name)
-        return data[:-1] + b"x" if self.lie == "changes" else data
-
-    def get_range(self, name: str, offset: int, length: int) -> bytes:
-        return super().get_range(name, 0 if self.lie == "ignores ranges" else offset, length)
-
-    def stat(self, name: str) -> ObjectInfo:
-        info = super().stat(name)
-        return ObjectInfo(name, info.size, info.modified + 3600) if self.lie == "other clock" else info
-
-    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        return iter(()) if self.lie == "lists late" else super().list(prefix, after=after)
-
-    def delete(self, name: str) -> None:
-        if self.lie != "keeps":
-            super().delete(name)
-
-
-@pytest.mark.parametrize(
-    ("lie", "code", "exit_code"),
-    [
-        ("refuses", "store-not-writable", 13),
-        ("overwrites", "store-overwrites", 3),
-        ("changes", "store-broken", 20),
-        ("ignores ranges", "store-broken", 20),
-        ("lists late", "store-broken", 20),
-        ("keeps", "store-broken", 20),
-        ("other clock", "clock-differs", 3),
-    ],
-)
-def test_a_store_that_lies(lie: str, code: str, exit_code: int) -> None:
-    report = examine_store(LyingStore(lie), now=utc_now)
-    assert code in {finding.code for finding in report.findings}
-    assert report.exit == exit_code
-    assert not report.ok
-
-
-def test_a_good_store_has_no_finding(cli: Cli) -> None:
-    assert examine_store(MemoryStore(), now=utc_now).findings == ()
-    run = cli("doctor", "--store", "repository", "--json")
-    answer = run.json
-    abilities = answer.pop("abilities")
-    assert answer == {"ok": True, "checks": ["store"], "findings": [], "rule": []}
-    assert {one["name"] for one in abilities} > {"create", "ranges", "lists", "delete"}
-    assert all(one["ok"] and one["says"] for one in abilities)
-    assert "yes  conditional create: of several writers" in cli("doctor", "--store", "repository").text
-    assert run.code == 0
-    assert cli("doctor", "--store", "nowhere").code == 13
-
-
 def test_the_worst_comes_first() -> None:
     from drkit.doctor.report import report
 
@@ -424,56 +234,3 @@ def test_ages_are_said_in_words() -> None:
 def test_surroundings_that_are_not_there_are_no_finding(tmp_path: Path) -> None:
     missing = os.fsencode(tmp_path / "missing")
     assert list(check_permissions(Surroundings(HOST, (missing,), (missing,), (missing,)))) == []
-
-
-# Turso
-
-
-@pytest.fixture
-def remote(cli: Cli) -> Iterator[Hrana]:
-    with serving(cli.home / "turso.db") as server:
-        cli.environ |= {"TURSO_DATABASE_URL": server.url, "TURSO_AUTH_TOKEN": TOKEN}
-        yield server
-
-
-def turso_findings(cli: Cli) -> set[str]:
-    return {code for code in found(cli) if code.startswith(("turso", "audit"))}
-
-
-def test_turso_in_step_and_behind(cli: Cli, remote: Hrana) -> None:
-    assert turso_findings(cli) == {"turso-behind"}, "nothing was ever pushed: there is not even a table"
-    cli.ok("inventory", "push")
-    assert turso_findings(cli) == set()
-    remote.fail("500", times=1_000)
-    assert turso_findings(cli) == {"turso-unreachable"}
-
-
-def test_a_token_that_is_refused(cli: Cli, remote: Hrana) -> None:
-    cli.environ["TURSO_AUTH_TOKEN"] = "wrong"
-    findings = cli("doctor", "--json").json["findings"]
-    [finding] = [finding for finding in findings if finding["code"] == "turso-unreachable"]
-    assert "TURSO_AUTH_TOKEN" in finding["repair"]
-    assert "wrong" not in json.dumps(findings)
-
-
-def test_a_chain_that_was_cut_here(cli: Cli, remote: Hrana) -> None:
-    cli.ok("inventory", "push")
-    with Inventory.open(os.fsencode(cli.home / "inventory.db"), now=utc_now) as inventory:
-        inventory.engine.execute("DELETE FROM audit WHERE id = (SELECT MAX(id) FROM audit)")
-    assert turso_findings(cli) == {"audit-cut"}
-    assert cli("doctor").code == 20
-
-
-def test_a_chain_that_was_written_anew_there(cli: Cli, remote: Hrana) -> None:
-    cli.ok("inventory", "push")
-    with closing(sqlite3.connect(remote.path)) as connection, connection:
-        connection.execute("UPDATE audit SET hash = 'x' WHERE id = (SELECT MAX(id) FROM audit)")
-    assert turso_findings(cli) == {"audit-changed"}
-    assert cli("doctor").code == 20
-
-
-def test_a_replaced_snapshot_is_damage(cli: Cli) -> None:
-    """Whoever can write to the repository can make another snapshot of the same time; the inventory knows better."""
-    with Inventory.open(os.fsencode(cli.home / "inventory.db"), now=utc_now) as inventory:
-        inventory.engine.execute("UPDATE snapshots SET snapshot = ?, tree_sha256 = ?", ("0" * 64, "0" * 64))
-    assert "snapshot-replaced" in codes(cli("doctor", "--json"))
