@@ -1,13 +1,10 @@
-"""SQLite databases in a source: live ones come back whole, at rest they are files like any other."""
+"""SQLite databases in a source that are live: they come back whole."""
 
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,128 +13,17 @@ from unittest import mock
 
 import pytest
 
-from drkit.backup import BackupOptions, BackupReport, backup, live
+from drkit.backup import BackupOptions, live
 from drkit.backup.live import InUse
-from drkit.clock import utc_now
 from drkit.errors import StoreError
-from drkit.model import Entry
-from drkit.progress import NullProgress
-from drkit.repo import Repository
-from drkit.restore import restore_tree
-from drkit.store.memory import MemoryStore
 from tests.support.ahead import ahead_or_alone  # noqa: F401 - every test here runs both ways
+from tests.support.databases import ROWS, Place, numbers, writer
 from tests.support.trees import snapshot_tree
-
-ROWS = 20
-_WRITER = f"""
-import select, sqlite3, sys, time
-
-path, mode, job = sys.argv[1:]
-db = sqlite3.connect(path, isolation_level=None, timeout=60)
-db.execute(f"PRAGMA journal_mode={{mode}}")
-db.execute("PRAGMA cache_size=5")
-db.execute("CREATE TABLE IF NOT EXISTS pairs (number INTEGER, padding TEXT)")
-db.execute("CREATE INDEX IF NOT EXISTS by_number ON pairs (number)")
-
-
-def transaction(number, commit=True, spill=True):
-    db.execute(f"PRAGMA cache_spill={{5 if spill else 0}}")  # whether pages are written before the end
-    db.execute("BEGIN IMMEDIATE")
-    for _ in range({ROWS}):
-        db.execute("INSERT INTO pairs VALUES (?, ?)", (number, "x" * 500))
-    db.execute("DELETE FROM pairs WHERE number < ?", (number - 20,))
-    if commit:
-        db.execute("COMMIT")
-
-
-for number in range(50):
-    transaction(number)
-if job == "begun":
-    transaction(50, commit=False, spill=False)
-if job == "half":
-    transaction(50, commit=False)
-if job == "exclusive":
-    db.execute("PRAGMA locking_mode=EXCLUSIVE")
-    transaction(50)
-print("ready", flush=True)
-end = time.monotonic() + 60
-number = 50
-while time.monotonic() < end and not select.select([sys.stdin], [], [], 0 if job == "write" else 60)[0]:
-    number += 1
-    transaction(number)
-"""
-
-
-@contextmanager
-def writer(path: Path, mode: str, job: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that fills a database, then does a job until the block ends or it is killed.
-
-    Jobs: `write` on and on, `hold` the connection, leave a transaction `begun` or `half` written, keep it `exclusive`.
-    """
-    command = [sys.executable, "-c", _WRITER, str(path), mode, job]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        try:
-            assert select.select([process.stdout], [], [], 60)[0], "the writer is not ready"
-            assert process.stdout.readline() == b"ready\n"
-            yield process
-        finally:
-            process.kill()
-
-
-class Place:
-    """A source, a repository in memory and a stat cache."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.source = path / "source"
-        self.source.mkdir()
-        (self.source / "README.md").write_bytes(b"hello\n")
-        self.scratch = path / "scratch"
-        self.scratch.mkdir()
-        self.repo = Repository.create(MemoryStore(), now=utc_now())
-        self.restored = 0
-
-    def back_up(self, **more: Any) -> BackupReport:
-        with mock.patch("tempfile.tempdir", str(self.scratch)):
-            report = backup(
-                self.repo,
-                os.fsencode(self.source),
-                **{"options": BackupOptions(), **more},
-                progress=NullProgress(),
-                now=utc_now,
-                cache_dir=os.fsencode(self.path / "cache"),
-            )
-        assert not os.listdir(self.scratch)
-        return report
-
-    def entries(self) -> dict[bytes, Entry]:
-        segments = self.repo.segments(self.repo.load(self.repo.resolve("latest")))
-        return {entry.raw_path: entry for segment in segments for entry in segment.entries}
-
-    def live(self) -> set[bytes]:
-        return {path for path, entry in self.entries().items() if entry.live}
-
-    def restore(self) -> Path:
-        self.restored += 1
-        target = self.path / f"restored-{self.restored}"
-        report = restore_tree(self.repo, self.repo.resolve("latest"), os.fsencode(target), progress=NullProgress())
-        assert not report.lost
-        return target
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-def numbers(path: Path) -> list[int]:
-    """Return what a database holds, and see that it is whole and shows no half transaction."""
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        found = db.execute("SELECT number, count(*) FROM pairs GROUP BY number ORDER BY number").fetchall()
-    assert {count for _, count in found} == {ROWS}
-    return [number for number, _ in found]
 
 
 class TestLive:
@@ -302,107 +188,6 @@ class TestLive:
         assert not place.live()
         assert {b"a.db", b"a.db-wal"} <= place.entries().keys()
         assert numbers(place.restore() / "a.db")[-1] == 50
-
-
-class TestAtRest:
-    @pytest.fixture
-    def at_rest(self, place: Place) -> Place:
-        for name, mode in (("wal.db", "WAL"), ("old.db", "DELETE")):
-            with closing(sqlite3.connect(place.source / name, isolation_level=None)) as db:
-                db.execute(f"PRAGMA journal_mode={mode}")
-                db.execute("CREATE TABLE pairs (number INTEGER, padding TEXT)")
-                db.executemany("INSERT INTO pairs VALUES (?, 'x')", [(1,)] * ROWS)
-        assert sorted(os.listdir(place.source)) == ["README.md", "old.db", "wal.db"]
-        return place
-
-    def test_it_is_copied_byte_for_byte_and_never_opened(self, at_rest: Place) -> None:
-        before = snapshot_tree(at_rest.source)
-        with mock.patch("sqlite3.connect", side_effect=AssertionError("opened")):
-            assert not at_rest.back_up().warnings
-        assert snapshot_tree(at_rest.source) == before
-        assert snapshot_tree(at_rest.restore()) == before
-        assert not at_rest.live()
-
-    def test_empty_files_beside_it_change_nothing(self, at_rest: Place) -> None:
-        for suffix in ("wal.db-wal", "old.db-journal"):
-            (at_rest.source / suffix).touch()
-        before = snapshot_tree(at_rest.source)
-        at_rest.back_up()
-        at_rest.back_up()
-        assert snapshot_tree(at_rest.restore()) == before
-        assert not at_rest.live()
-
-    def test_other_files_with_such_names_are_stored_as_they_are(self, place: Place) -> None:
-        for name in ("notes", "notes-wal", "notes-journal", "notes-shm", "empty-wal", "empty", "lone-journal"):
-            (place.source / name).write_bytes(b"" if name == "empty" else name.encode())
-        (place.source / "dir").mkdir()
-        (place.source / "dir-wal").write_bytes(b"not of a directory")
-        os.symlink("notes", place.source / "link")
-        (place.source / "link-wal").write_bytes(b"not of a link")
-        before = snapshot_tree(place.source)
-        for _ in range(2):
-            assert not place.back_up().warnings
-            assert snapshot_tree(place.restore()) == before
-        assert not place.live()
-
-    def test_a_log_makes_it_live_though_its_own_stat_is_as_it_was(self, at_rest: Place) -> None:
-        path = at_rest.source / "wal.db"
-        old = 1_500_000_000_000_000_000
-        os.utime(path, ns=(old, old))
-        with mock.patch("drkit.backup.backup._SLACK_NS", -(10**18)):  # as if hours had passed
-            at_rest.back_up()
-            assert at_rest.back_up().files_unchanged == 3
-            before = os.stat(path)
-            with closing(sqlite3.connect(path, isolation_level=None)) as db:
-                db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)] * ROWS)
-                after = os.stat(path)
-                assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
-                report = at_rest.back_up()
-        assert report.files_unchanged == 2
-        assert at_rest.live() == {b"wal.db"}
-        assert numbers(at_rest.restore() / "wal.db") == [1, 2]
-        at_rest.back_up()
-        assert not at_rest.live()
-
-    def test_a_log_that_begins_after_its_database_was_read_is_left_out(self, at_rest: Place) -> None:
-        path = at_rest.source / "wal.db"
-        (at_rest.source / "wal.db-wal").touch()
-        rests = live.Databases.rests
-        opened: list[sqlite3.Connection] = []
-
-        def then_write(self: live.Databases, read: bytes, header: bytes) -> bool:
-            answer = rests(self, read, header)
-            if read == b"wal.db":
-                db = sqlite3.connect(path, isolation_level=None)
-                db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)] * ROWS)
-                opened.append(db)
-            return answer
-
-        with mock.patch.object(live.Databases, "rests", then_write):
-            assert not at_rest.back_up().warnings
-        assert len(opened) == 1
-        opened[0].close()
-        assert b"wal.db-wal" not in at_rest.entries()
-        assert numbers(at_rest.restore() / "wal.db") == [1]
-
-    def test_a_transaction_between_two_readings_of_one_tick_is_noticed(self, at_rest: Place) -> None:
-        path = at_rest.source / "old.db"
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            read = live.Databases.rests
-            seen: list[bytes] = []
-
-            def write_first(self: live.Databases, name: bytes, header: bytes) -> bool:
-                if name == b"old.db" and not seen:
-                    seen.append(name)
-                    db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)])
-                    db.executemany("INSERT INTO pairs VALUES (2, ?)", [("y",)] * (ROWS - 1))
-                return read(self, name, header)
-
-            with mock.patch.object(live.Databases, "rests", write_first):
-                at_rest.back_up()
-        assert seen
-        assert at_rest.live() == {b"old.db"}
-        assert numbers(at_rest.restore() / "old.db") == [1, 2]
 
 
 class TestInUse:
