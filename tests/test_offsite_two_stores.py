@@ -10,20 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Cli
+from tests.support.repairing import flip_all_over
 from tests.support.repos import Bench
-
-
-def flip_all_over(folder: Path, chance: random.Random) -> int:
-    """Flip a bit in most files; of the two copies of the settings in one."""
-    count = 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "drkit-copy.json"):
-        if chance.random() < 0.7:
-            data = bytearray(path.read_bytes())
-            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-            path.chmod(0o600)
-            path.write_bytes(data)
-            count += 1
-    return count
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -44,7 +32,8 @@ def test_one_destroyed_the_other_full_of_flips(tmp_path: Path, seed: int) -> Non
     files = bench.files()
     for lost in ("one", "source", "data", "cache"):
         shutil.rmtree(tmp_path / lost, ignore_errors=True)
-    assert flip_all_over(tmp_path / "two", random.Random(seed)) > 5
+    spare = "drkit-copy.json"  # of the two copies of the settings one stays
+    assert flip_all_over(tmp_path / "two", random.Random(seed), share=0.7, spare=spare) > 5
     healed = cli("repair", "--repo", str(tmp_path / "two"), "--json")
     assert healed.code == 0, healed
     assert healed.json["ok"]
