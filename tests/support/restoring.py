@@ -21,6 +21,7 @@ from drkit.store.memory import MemoryStore
 from tests.support.trees import Node, build
 
 REF = SnapshotRef("snapshots/made-up", SnapshotId("0" * 64), "20250101T000000.000000Z")
+STAGE = ".drkit-0123456789abcdef"
 
 
 @pytest.fixture(autouse=True, params=["one thread", "a thread ahead"])
