@@ -1,103 +1,27 @@
-"""Every command works on an encrypted repository as on a plain one, and no thief's change of its store goes unseen."""
+"""Every command works on an encrypted repository as on a plain one."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from drkit import recovery
-from drkit.repo import Repository
-from drkit.seal.secret import read_key_file
-from drkit.store.local import LocalStore
-from tests.support.cli import Cli, Run
 from tests.support.mini_repo import scan
 from tests.support.recovering import run
-
-PLUGIN = "plugins/p1"
-
-
-class Home:
-    """A source of six plugins, and an encrypted repository with a backup of it, opened with a key file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.source, self.repo, self.copy = path, path / "source", path / "repo", path / "copy"
-        self.key = path / "key"
-        self.cli = Cli(path, DRKIT_REPO=str(self.repo), DRKIT_KEY_FILE=str(self.key), DRKIT_STATE_DIR=str(path / "s"))
-        for number in range(6):
-            self.write(f"plugins/p{number}/.claude-plugin/plugin.json", b'{"name":"p%d"}' % number)
-            for skill in range(5):
-                content = hashlib.shake_256(b"%d %d" % (number, skill)).digest(30_000)
-                self.write(f"plugins/p{number}/skills/s{skill}.md", content)
-        del self.cli.environ["DRKIT_KEY_FILE"]  # there is none yet: init makes it
-        self.cli.ok("init", "--encrypt", "--key-file", str(self.key))
-        self.cli.environ["DRKIT_KEY_FILE"] = str(self.key)
-        self.back_up()
-
-    def write(self, path: str, data: bytes) -> None:
-        (self.source / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.source / path).write_bytes(data)
-
-    def back_up(self) -> str:
-        return str(self.cli.ok("backup", str(self.source), "--json").json["snapshot"])
-
-    def more(self) -> None:
-        """Two more backups, each with something new."""
-        for number in range(2):
-            self.write(f"{PLUGIN}/skills/s{number}.md", os.urandom(20_000))
-            self.back_up()
-
-    def restored(self, *arguments: str) -> bool:
-        """Whether everything comes back, equal to the source."""
-        target = self.path / "target"
-        shutil.rmtree(target, ignore_errors=True)
-        done = self.cli("restore", "--target", str(target), *arguments)
-        return done.code == 0 and scan(target) == scan(self.source)
-
-    def objects(self, folder: str = "", root: Path | None = None) -> dict[str, bytes]:
-        root = root or self.repo
-        files = (path for path in sorted((root / folder).rglob("*")) if path.is_file())
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-
-    def change(self, name: str, data: bytes) -> None:
-        path = self.repo / name
-        path.chmod(0o644)
-        path.write_bytes(data)
-
-    def flip(self, name: str, at: int) -> None:
-        data = (self.repo / name).read_bytes()
-        self.change(name, data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :])
-
-    def largest_pack(self) -> str:
-        packs = self.objects("packs")
-        return max(packs, key=lambda name: len(packs[name]))
+from tests.support.sealed import PLUGIN, Home, as_new, made_once
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with three snapshots and a copy, made once; each test gets its own at the same path."""
-    home = Home(tmp_path_factory.mktemp("sealed") / "home")
-    home.more()
-    home.cli.ok("copy", "--to", str(home.copy), "--verify", "content")
-    shutil.copytree(home.path, home.path.with_name("kept"), symlinks=True)
-    return home.path
+    return made_once(tmp_path_factory.mktemp("sealed") / "home")
 
 
 @pytest.fixture
 def home(made: Path) -> Home:
-    shutil.rmtree(made)
-    shutil.copytree(made.with_name("kept"), made, symlinks=True)
-    found = Home.__new__(Home)
-    found.path, found.source, found.repo, found.copy = made, made / "source", made / "repo", made / "copy"
-    found.key = made / "key"
-    found.cli = Cli(made, DRKIT_REPO=str(found.repo), DRKIT_KEY_FILE=str(found.key), DRKIT_STATE_DIR=str(made / "s"))
-    return found
+    return as_new(made)
 
 
 def test_backup_verify_restore_and_looking(home: Home) -> None:
@@ -278,144 +202,3 @@ def test_the_inventory_comes_back_from_the_sealed_rows(home: Home) -> None:
     assert home.cli.ok("inventory", "rebuild", "--json").json["snapshots"] == 0  # all were recorded
     counted = home.cli.ok("inventory", "sql", "SELECT count(*) AS n FROM snapshots", "--json").json
     assert counted["rows"] == [[3]]
-
-
-# -- thieves
-
-
-def test_a_repository_that_is_not_encrypted_any_more_gets_no_backup(home: Home) -> None:
-    """Somebody puts a plain repository in its place, to have the next night's files in clear."""
-    plain = home.path / "plain"
-    del home.cli.environ["DRKIT_KEY_FILE"]
-    home.cli.ok("init", "--repo", str(plain))
-    home.cli.environ["DRKIT_KEY_FILE"] = str(home.key)
-    shutil.rmtree(home.repo)
-    shutil.copytree(plain, home.repo)
-    before = home.objects()
-    done = home.cli("backup", str(home.source))
-    assert (done.code, "is not encrypted" in done.err) == (2, True)
-    assert home.objects() == before
-    looked = home.cli("snapshots")
-    assert (looked.code, "not encrypted" in looked.err) == (3, True)
-    told = run(home.repo, "--list", "--key-file", home.key)
-    assert "is not encrypted" in told.err
-
-
-def _forged(home: Home, **changes: object) -> None:
-    for name in ("drkit.json", "drkit-copy.json"):
-        record = json.loads((home.repo / name).read_bytes())
-        del record["checksum"]
-        record |= changes
-        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-        record["checksum"] = hashlib.sha256(text.encode()).hexdigest()
-        home.change(name, json.dumps(record).encode())
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"repository_id": "f" * 32}, 12),
-        ({"format": {"major": 1, "minor": 0, "requires": []}}, 20),
-        ({"format": {"major": 1, "minor": 5, "requires": ["encryption"]}}, 20),
-        ({"sealed": ""}, 20),
-        ({"encryption": {"kdf": {"salt": "AAAAAAAAAAAAAAAAAAAAAA=="}, "cipher": "AES-256-GCM"}}, 12),
-        ({"encryption": {"kdf": {"salt": "AAAA", "n": 1 << 30}, "cipher": "AES-256-GCM"}}, 20),
-    ],
-)
-def test_forged_settings(home: Home, changes: dict[str, object], code: int) -> None:
-    _forged(home, **changes)
-    before = home.objects()
-    for command in (("snapshots",), ("backup", str(home.source)), ("verify",)):
-        assert home.cli(*command).code == code, command
-    assert home.objects() == before
-
-
-def test_going_back_in_time_is_seen_by_the_inventory(home: Home) -> None:
-    yesterday = home.path / "yesterday"
-    shutil.copytree(home.repo, yesterday)
-    home.more()
-    shutil.rmtree(home.repo)
-    shutil.copytree(yesterday, home.repo)
-    assert home.cli.ok("verify", "--all", "--level", "content", "--json").json["findings"] == []
-    done = home.cli("doctor", "--json")
-    assert (done.code, "snapshot-vanished" in codes(done)) == (20, True)
-    shutil.rmtree(home.repo / "snapshots")
-    assert "snapshot-vanished" in codes(home.cli("doctor", "--json"))
-    home.back_up()
-    assert "snapshot-vanished" not in codes(home.cli("doctor", "--json"))
-
-
-def test_a_false_recover_py_is_seen_and_put_right(home: Home) -> None:
-    home.change("recover.py", b"import os; os.system('steal')\n")
-    assert "recovery-differs" in codes(home.cli("doctor", "--json"))
-    home.cli.ok("repair")
-    assert (home.repo / "recover.py").read_bytes() == recovery.files()["recover.py"]
-
-
-def codes(done: Run) -> set[str]:
-    return {finding["code"] for finding in done.json["findings"]}
-
-
-def test_a_forged_slot_takes_no_slot_of_a_copy_away(home: Home) -> None:
-    """Slots lie in clear: whoever can write here could else have the copies lose the sheet of paper."""
-    home.cli.ok("key", "export")
-    home.cli.ok("copy", "--to", str(home.copy))
-    sheet = next(name for name, data in home.objects("keys").items() if b"sheet" in data and "-copy" not in name)
-    kept = home.objects("keys", home.copy)
-    for name in (sheet, sheet.replace(".json", "-copy.json")):
-        (home.repo / name).unlink()
-    record = {"kind": "keyfile", "created": "2030-01-01T00:00:00+00:00", "host": "x", "label": "", "wrapped": "AAAA"}
-    data = json.dumps({**record, "replaces": [sheet[5:69]]}).encode()
-    (home.repo / f"keys/{hashlib.sha256(data).hexdigest()}.json").write_bytes(data)
-    home.write("more", b"to copy")
-    home.back_up()
-    assert home.cli("copy", "--to", str(home.copy)).code in {0, 3}
-    assert kept.items() <= home.objects("keys", home.copy).items()
-    # A real rotation does.
-    home.cli.ok("key", "rotate", "--drop-others")
-    home.cli.ok("copy", "--to", str(home.copy))
-    assert not kept.keys() & home.objects("keys", home.copy).keys()
-
-
-def test_objects_of_another_repository_with_the_same_key_are_strangers(home: Home) -> None:
-    other = home.path / "other"
-    Repository.create(LocalStore(str(other)), now=datetime.now(UTC), secrets=(read_key_file(str(home.key)),))
-    home.cli.ok("backup", str(home.source / "plugins"), "--repo", str(other))
-    for name, data in home.objects(root=other).items():
-        if name.startswith(("snapshots/", "packs/", "index/")):
-            (home.repo / name).parent.mkdir(exist_ok=True)
-            (home.repo / name).write_bytes(data)
-    done = home.cli("verify", "--all", "--level", "content", "--json")
-    assert done.code == 20
-    assert {finding["object"].rpartition(" (")[2] for finding in done.json["findings"]} == {"not sealed)"}
-    assert len(home.cli("snapshots", "--json").json["snapshots"]) == 3
-    assert home.cli("restore", "--target", str(home.path / "target")).code in {0, 3}
-    assert scan(home.path / "target") == scan(home.source)
-
-
-def test_snapshots_under_each_others_names(home: Home) -> None:
-    snapshots = home.objects("snapshots")
-    first, second, third = snapshots
-    home.change(first, snapshots[third])
-    home.change(third, snapshots[first])
-    assert home.cli("verify", "--all").code == 20
-    assert home.cli("restore", "--target", str(home.path / "target")).code == 3  # the second, and it says so
-    home.cli.ok("repair", "--from", str(home.copy))
-    assert home.restored()
-    assert home.objects("snapshots").keys() == {first, second, third}
-
-
-def test_an_old_prune_record_and_old_hints_lose_nothing(home: Home) -> None:
-    """Objects that change may be replayed: the worst is that something is stored again."""
-    home.cli.ok("forget", "--keep-last", "2", "--prune")
-    old = {name: data for name, data in home.objects().items() if name.startswith(("prunes/", "hints/"))}
-    assert {name.split("/")[0] for name in old} == {"prunes", "hints"}
-    home.more()
-    home.cli.ok("forget", "--keep-last", "1", "--prune")
-    for name, data in old.items():
-        (home.repo / name).unlink(missing_ok=True)
-        (home.repo / name).write_bytes(data)
-    assert home.cli.ok("verify", "--all", "--level", "content", "--json").json["findings"] == []
-    home.write("new", b"file")
-    home.back_up()
-    assert home.restored()
