@@ -69,3 +69,21 @@ class Cli:
         run = self(*args)
         assert run.code == 0, (args, run)
         return run
+
+
+def with_two_plugins(home: Path) -> Cli:
+    """A command line with a source of two plugins and an empty repository beside it."""
+    for plugin in ("one", "two"):
+        directory = home / "source" / plugin / ".claude-plugin"
+        directory.mkdir(parents=True)
+        (directory / "plugin.json").write_text(f'{{"name": "the-{plugin}", "version": "1.2"}}')
+        (directory.parent / "SKILL.md").write_text(f"# {plugin}\n")
+    cli = Cli(home, DRKIT_REPO=str(home / "repo"))
+    cli.ok("init")
+    return cli
+
+
+def backup(cli: Cli, *args: str) -> str:
+    """Back up the source; return the snapshot's id."""
+    snapshot: str = cli.ok("backup", "source", "--json", *args).json["snapshot"]
+    return snapshot
