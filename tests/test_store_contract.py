@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import run_state_machine_as_test
 
 from drkit.errors import ObjectExists, ObjectNotFound, StoreCorrupt, StoreError, UsageError
 from drkit.store import LocalStore, MemoryStore, ObjectInfo, Store, open_store
+from tests.support.contract import StoreModel, names
 from tests.support.hrana import TOKEN, serving
 from tests.support.servers import Servers
 from tests.support.stores import SERVED, WRAPPED, new_store
@@ -75,10 +75,6 @@ def store(make_store: MakeStore) -> Iterator[Store]:
     yield store
     store.close()
     store.close()
-
-
-def names(store: Store, prefix: str = "", after: str = "") -> list[str]:
-    return [info.name for info in store.list(prefix, after=after)]
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 5000])
@@ -306,76 +302,6 @@ def test_threads_put_different_objects(store: Store) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda name: store.put(name, name.encode()), wanted))
     assert {name: store.get(name) for name in names(store)} == {name: name.encode() for name in wanted}
-
-
-class StoreModel(RuleBasedStateMachine):
-    """A store and a dict, told the same things."""
-
-    known = Bundle("known")
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self.store = store
-        self.objects: dict[str, bytes] = {}
-
-    @initialize(target=known)
-    def first(self) -> str:
-        return "packs/00/a"
-
-    @rule(
-        target=known,
-        name=st.sampled_from(["drkit.json", "packs-a", "packs/00/a", "packs/00-/a", "packs/00/b", "packs/ff/a", "x/y"]),
-        data=st.binary(max_size=40),
-        overwrite=st.booleans(),
-    )
-    def put(self, name: str, data: bytes, overwrite: bool) -> str:
-        if name in self.objects and not overwrite:
-            with pytest.raises(ObjectExists):
-                self.store.put(name, data)
-        else:
-            self.store.put(name, data, overwrite=overwrite)
-            self.objects[name] = data
-        return name
-
-    @rule(name=known)
-    def delete(self, name: str) -> None:
-        if name in self.objects:
-            self.store.delete(name)
-            del self.objects[name]
-        else:
-            with pytest.raises(ObjectNotFound):
-                self.store.delete(name)
-
-    @rule(name=known, offset=st.integers(0, 50), length=st.integers(0, 50))
-    def read(self, name: str, offset: int, length: int) -> None:
-        if name not in self.objects:
-            for call in (self.store.get, self.store.stat):
-                with pytest.raises(ObjectNotFound):
-                    call(name)
-            return
-        data = self.objects[name]
-        assert self.store.get(name) == data
-        assert self.store.stat(name).size == len(data)
-        if offset + length <= len(data):
-            assert self.store.get_range(name, offset, length) == data[offset : offset + length]
-        else:
-            with pytest.raises(StoreCorrupt):
-                self.store.get_range(name, offset, length)
-
-    @rule(
-        prefix=st.sampled_from(["", "p", "packs", "packs/", "packs/00", "packs/00/", "x/"]), after=known | st.just("")
-    )
-    def find(self, prefix: str, after: str) -> None:
-        expected = [name for name in sorted(self.objects) if name.startswith(prefix) and name > after]
-        assert names(self.store, prefix, after) == expected
-
-    @invariant()
-    def lists_what_there_is(self) -> None:
-        found = {info.name: info.size for info in self.store.list("")}
-        assert found == {name: len(data) for name, data in self.objects.items()}
-
-    def teardown(self) -> None:
-        self.store.close()
 
 
 def test_store_behaves_like_a_dict(make_store: MakeStore) -> None:
