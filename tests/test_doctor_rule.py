@@ -21,6 +21,7 @@ from drkit.store import MemoryStore, Store
 from drkit.store.wrap import AppendOnly, ReadOnly
 from tests.support.cli import Cli
 from tests.support.hrana import TOKEN, serving
+from tests.support.recording import record_verification
 from tests.support.restoring import back_up
 
 HOST = socket.gethostname()
@@ -70,18 +71,9 @@ class Scene:
 
     def verified(self, store: Store, level: str = "content", *, ok: bool = True) -> None:
         repo = Repository.open(self.own)
-        self.inventory.record_verification(
-            repo_id=repo.config.repository_id,
-            store_url=store.url,
-            snapshot_id=repo.resolve("latest").id,
-            plugin=None,
-            level=level,
-            ok=ok,
-            findings=0 if ok else 2,
-            packs_read=1,
-            bytes_read=1,
-            duration_s=0.1,
-        )
+        snapshot = repo.resolve("latest").id
+        ids = {"repo_id": repo.config.repository_id, "store_url": store.url}
+        record_verification(self.inventory, snapshot, level, ok=ok, findings=0 if ok else 2, **ids)
 
     def examine(self, *places: Place) -> tuple[dict[str, RuleCheck], dict[str, int]]:
         """Return the five by name, and the exit codes of the findings by code."""

@@ -15,13 +15,14 @@ from msgspec import structs
 
 from drkit.cli.commands.status import age
 from drkit.format.manifest import text_or_b64
-from drkit.inventory import DrillRecord, Inventory
+from drkit.inventory import Inventory
 from drkit.model import FormatVersion, PluginRow, Root, Snapshot
 from drkit.status import StatusReport, openmetrics, status
 from tests.support.cli import Cli
+from tests.support.recording import STORE, drill, record_verification
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-REPOSITORY, STORE = "0" * 32, "/srv/backups"
+REPOSITORY = "0" * 32
 PLUGINS = (b"plugins/tools/one", b"plugins/tools/two", b"plugins/other/caf\xe9", b"")
 
 
@@ -70,40 +71,13 @@ class Past:
         return snapshot_id
 
     def verify(self, snapshot_id: str, level: str = "content", *, ok: bool = True) -> None:
-        self.inventory.record_verification(
-            repo_id=REPOSITORY,
-            store_url=STORE,
-            snapshot_id=snapshot_id,
-            plugin=None,
-            level=level,
-            ok=ok,
-            findings=0 if ok else 1,
-            packs_read=1,
-            bytes_read=1,
-            duration_s=0.1,
-        )
+        record_verification(self.inventory, snapshot_id, level, ok=ok, repo_id=REPOSITORY)
 
     def drill(self, plugin: bytes | None, *, passed: bool = True, snapshot_id: str = "a" * 64) -> None:
-        reason = "" if passed else "too slow"
         total = 1.5 if passed else 400.0
-        drill = DrillRecord(
-            repository=REPOSITORY,
-            store=STORE,
-            snapshot=snapshot_id,
-            plugin=plugin,
-            by="drkit",
-            first_byte_s=0.1,
-            restore_s=1.0,
-            verify_s=0.4,
-            total_s=total,
-            rto_s=300.0,
-            rpo_s=60.0,
-            bytes=2,
-            files=1,
-            passed=passed,
-            reason=reason,
+        self.inventory.record_drill(
+            drill(snapshot_id, plugin, passed=passed, repository=REPOSITORY, total_s=total, rpo_s=60.0)
         )
-        self.inventory.record_drill(drill)
 
     def status(self, rpo: timedelta = timedelta(hours=24)) -> StatusReport:
         return status(self.inventory, now=NOW, rpo_s=rpo.total_seconds())

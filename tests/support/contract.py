@@ -16,7 +16,7 @@ def names(store: Store, prefix: str = "", after: str = "") -> list[str]:
 
 
 class StoreModel(RuleBasedStateMachine):
-    """A store and a dict, told the same things."""
+    """Puts, deletes, reads and lists, each with what it must answer."""
 
     known = Bundle("known")
 
