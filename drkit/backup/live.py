@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 import struct
@@ -125,7 +124,7 @@ class Databases:
         import tempfile
 
         # Named like a stage, so that no walk ever takes it for a part of a source.
-        directory = os.path.join(self._scratch or tempfile.gettempdirb(), f".drkit-{secrets.token_hex(8)}".encode())
+        directory = os.path.join(self._scratch or tempfile.gettempdirb(), f".drkit-{os.urandom(8).hex()}".encode())
         try:
             os.mkdir(directory, 0o700)
             copy = os.path.join(directory, b"copy")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -142,7 +141,7 @@ class CacheWriter:
 
     def __init__(self, path: bytes | None, executor: Executor) -> None:
         self._path = path
-        self._temporary = (path or b"") + b".tmp-" + secrets.token_hex(8).encode()
+        self._temporary = (path or b"") + b".tmp-" + os.urandom(8).hex().encode()
         self._executor = executor
         self._pending: list[Cached] = []
         self._as_read = True

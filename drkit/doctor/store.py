@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -28,8 +28,8 @@ _DISTRUST = "do not trust this store: back up to another one with 'drkit init --
 
 def check_store(store: Store, *, now: Callable[[], datetime]) -> Iterator[Diagnosis]:
     """Write an object of random bytes under `locks/`, read it in every way, and delete it again."""
-    name = f"locks/doctor-{secrets.token_hex(8)}"
-    data = secrets.token_bytes(_SIZE)
+    name = f"locks/doctor-{os.urandom(8).hex()}"
+    data = os.urandom(_SIZE)
     before = now()
     try:
         store.put(name, data)

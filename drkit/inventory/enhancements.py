@@ -6,7 +6,7 @@ durable when it returns, and reaches the repository and Turso with the next flus
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,7 +53,7 @@ class Enhancements:
     ) -> str:
         """Record that a run begins; return its id, `YYYYMMDDThhmmss-xxxxxx`, which no other run has."""
         at = self.inventory.stamp()
-        run = f"{at[:19].replace('-', '').replace(':', '')}-{secrets.token_hex(3)}"
+        run = f"{at[:19].replace('-', '').replace(':', '')}-{os.urandom(3).hex()}"
         row = (run, at, None, repo_id, source, generator, model, profile, _json(options), snapshot_before)
         detail = {"run": run, "generator": generator, "model": model, "snapshot": snapshot_before}
         self._record("enhance-started", detail, {"enhancement_runs": [(*row, None, None, None)]}, repo_id, at)

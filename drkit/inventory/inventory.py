@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -256,13 +254,13 @@ class Inventory:
 
     def _identity(self) -> str:
         """Return the id; a file that was made or copied to here takes a new one, so that no id is used twice."""
-        home = os.fsencode(socket.gethostname()) + b":" + os.path.realpath(self.engine.path)
+        home = os.fsencode(os.uname().nodename) + b":" + os.path.realpath(self.engine.path)
         found = self.engine.execute("SELECT id FROM identity WHERE home = ?", (home,))
         if not found:
             with self.engine.transaction():
                 found = self.engine.execute("SELECT id FROM identity WHERE home = ?", (home,))
                 if not found:
-                    found = [(secrets.token_hex(16),)]
+                    found = [(os.urandom(16).hex(),)]
                     values = (found[0][0], self.stamp(), home)
                     self.engine.execute("INSERT OR REPLACE INTO identity VALUES (1, ?, ?, ?)", values)
         return str(found[0][0])

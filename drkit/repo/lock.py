@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -34,7 +33,7 @@ class StoreLock:
     kind: ClassVar[str]
 
     def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
-        self.name = f"locks/{self.kind}-{secrets.token_hex(8)}"
+        self.name = f"locks/{self.kind}-{os.urandom(8).hex()}"
         self.stamp = 0.0
         self._store = store
         self._released: Callable[[], None] | None = None

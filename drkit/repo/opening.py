@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from drkit.errors import (
     FormatError,
@@ -25,9 +26,11 @@ from drkit.format.settings import CompressionSettings, NewerFormat, ParitySettin
 from drkit.model import Finding, FormatVersion
 from drkit.repo.parity import check_parity
 from drkit.seal import Secret, encrypt
-from drkit.seal.keys import FoundSlot, put_slot
 from drkit.store.base import Store
 from drkit.store.parallel import soon
+
+if TYPE_CHECKING:
+    from drkit.seal.keys import FoundSlot
 
 SETTINGS_NAMES = ("drkit.json", "drkit-copy.json")
 
@@ -76,6 +79,7 @@ def found(store: Store, config: Settings, slots: Iterable[FoundSlot] = ()) -> No
     check_parity(config)
     check_vacant(store)
     from drkit import recovery
+    from drkit.seal.keys import put_slot
 
     store.prepare()
     for name, data in recovery.files().items():

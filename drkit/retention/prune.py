@@ -7,7 +7,7 @@ began before the record → look once more → old index → old packs. Killed a
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
@@ -117,7 +117,7 @@ class _Job:
         self._progress = progress
         self._lock = lock
         self._sleep = sleep
-        self._record = f"prunes/{secrets.token_hex(16)}"
+        self._record = f"prunes/{os.urandom(16).hex()}"
         self._live = Live(repo)
 
     def plan(self) -> PruneReport:

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -13,10 +14,12 @@ from drkit.errors import FormatError, IntegrityError, StoreCorrupt
 from drkit.format import settings
 from drkit.format.settings import ENCRYPTION, Settings
 from drkit.seal.cipher import need_cryptography
-from drkit.seal.keys import FoundSlot, check_new, make_slot, new_encryption, new_ring, open_slots
 from drkit.seal.secret import KeySource, Secret
 from drkit.seal.store import SealedStore
 from drkit.store.base import Store
+
+if TYPE_CHECKING:
+    from drkit.seal.keys import FoundSlot
 
 _NAME = "drkit.json"
 
@@ -25,6 +28,8 @@ def encrypt(
     store: Store, config: Settings, secrets: Sequence[Secret], *, now: datetime
 ) -> tuple[SealedStore, Settings, list[FoundSlot]]:
     """Return the store of a new encrypted repository, its settings, and slots for the secrets, all yet to be stored."""
+    from drkit.seal.keys import check_new, make_slot, new_encryption, new_ring
+
     need_cryptography()
     for secret in secrets:
         check_new(secret)
@@ -58,6 +63,8 @@ def unlock(store: Store, config: Settings, keys: KeySource) -> tuple[Store, Sett
             raise IntegrityError(f"{_NAME} in {store.url} says that the repository is not encrypted", hint=_SETTINGS)
         return store, config
     if not isinstance(store, SealedStore):
+        from drkit.seal.keys import open_slots
+
         store = SealedStore(store, open_slots(store, config, keys).ring, config.repository_id)
     if store.repository_id != config.repository_id:
         raise IntegrityError(f"{_NAME} in {store.url} is of another repository", hint=_SETTINGS)

@@ -5,7 +5,7 @@ Everything happens below one prefix of its own under `locks/`, which also append
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +59,7 @@ def examine(store: Store, *, clock: Callable[[], float]) -> Iterator[Ability]:
 
     The store's own errors become abilities that it lacks; one that cannot be written to raises StoreError.
     """
-    trial = _Trial(store, f"locks/doctor-{secrets.token_hex(8)}/", clock)
+    trial = _Trial(store, f"locks/doctor-{os.urandom(8).hex()}/", clock)
     try:
         trial.put("first", b"first")
         for check in _CHECKS:
@@ -93,7 +93,7 @@ def _ability(
 @_ability("read back", "objects come back as they were written, empty ones too")
 def _reads(trial: _Trial) -> None:
     for name, size in (("empty", 0), ("small", 1), ("large", _SIZE)):
-        data = secrets.token_bytes(size)
+        data = os.urandom(size)
         full = trial.put(name, data)
         if trial.store.get(full) != data:
             raise _Broken(f"an object of {size} bytes does not come back as it was written")
@@ -103,7 +103,7 @@ def _reads(trial: _Trial) -> None:
 
 @_ability("ranges", "parts of objects can be read, and never come short")
 def _ranges(trial: _Trial) -> None:
-    data = secrets.token_bytes(_SIZE)
+    data = os.urandom(_SIZE)
     name = trial.put("ranges", data)
     for offset, length in ((0, 1), (0, _SIZE), (1000, 5000), (_SIZE - 1, 1), (_SIZE, 0)):
         if trial.store.get_range(name, offset, length) != data[offset : offset + length]:

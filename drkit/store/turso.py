@@ -8,7 +8,7 @@ memory for answers, and all its clients share it. There are no transactions over
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -125,7 +125,7 @@ class LibsqlStore:
         view = memoryview(data).cast("B")
         if len(view) > _LARGEST:
             raise UsageError(f"{name} has {len(view)} bytes: an object in {self.url} has at most {_LARGEST}")
-        job = _Put(name, view, hashlib.sha256(view).hexdigest(), secrets.token_hex(8), overwrite)
+        job = _Put(name, view, hashlib.sha256(view).hexdigest(), os.urandom(8).hex(), overwrite)
         self._shrinking(lambda: self._put(job))
 
     def get(self, name: str) -> bytes:
