@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ MOST = 150
 """So many requests a command here may need."""
 
 
-class Line:
+class Line(ABC):
     """A way to a server that breaks on order: `store` lies there, `direct` is the same by a way that holds."""
 
     moments: tuple[str, ...]
@@ -40,22 +41,22 @@ class Line:
     store: Store
     direct: Store
 
+    @abstractmethod
     def begin(self, objects: Mapping[str, bytes]) -> None:
         """Make a new store with these objects, the same ones each time."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Close what the last beginning opened."""
         self.store.close()
         self.direct.close()
 
+    @abstractmethod
     def cut(self, number: int, moment: str, times: int = 1) -> None:
         """Break at the request with this number, from 0, counted from now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mend(self) -> bool:
         """Let it be whole again; return whether it broke."""
-        raise NotImplementedError
 
 
 class S3Line(Line):
