@@ -64,6 +64,9 @@ def _version(console: Console) -> int:
 def _run(args: Argv, console: Console) -> int:
     import gc
 
+    # Entries and rows come by the hundred thousand and are no cycles: looking for some took a tenth of a backup. What
+    # the next lines import is not either.
+    gc.set_threshold(100_000, 50, 50)
     import typer
 
     from drkit.cli.app import NAMES, build
@@ -77,8 +80,6 @@ def _run(args: Argv, console: Console) -> int:
         raise UsageError("no command given", hint="see 'drkit --help'")
     session = Session(console)
     session.tail = args.tail or []
-    # Entries and rows come by the hundred thousand and are no cycles: looking for some took a tenth of a backup.
-    gc.set_threshold(100_000, 50, 50)
     # Workers that wait for the interpreter's lock between two calls of zstd get it after 1 ms instead of 5.
     sys.setswitchinterval(0.001)
     try:
