@@ -28,7 +28,7 @@ class DirStack:
         self.fds.append(fd)
         self.paths.append(path)
         far = len(self.fds) - 1 - _KEPT
-        if far > 0:
+        if far > 0 and self.fds[far] >= 0:  # after a few steps up, those that are far away are closed already
             found = os.fstat(self.fds[far])
             self._closed.append((found.st_dev, found.st_ino))
             os.close(self.fds[far])
