@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import stat
 from typing import Any, NewType
 
 from msgspec import Struct, field
@@ -39,6 +40,17 @@ class Place(Struct, frozen=True, gc=False):
     frame_length: int
     offset: int
     length: int
+
+
+FORMS = {
+    "f": stat.S_IFREG,
+    "d": stat.S_IFDIR,
+    "l": stat.S_IFLNK,
+    "p": stat.S_IFIFO,
+    "c": stat.S_IFCHR,
+    "b": stat.S_IFBLK,
+}
+"""What the letters of `Entry.type` stand for, in the words of `stat`."""
 
 
 class Entry(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -1,4 +1,4 @@
-"""System calls that Python does not wrap: syncfs, renameat2, and what is mounted where.
+"""System calls that Python does not wrap: syncfs, renameat2, and what is mounted where; and writing what must stay.
 
 Written for Linux; elsewhere each function falls back to the nearest thing that is safe, or raises
 OSError(ENOSYS), which callers must expect. ctypes is imported at the first call.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import re
@@ -104,6 +105,29 @@ def fsync_dir(directory: int | bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_at(fd: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of the data at an offset."""
+    view, done = memoryview(data), 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], at + done)
+
+
+def append(fd: int, data: bytes) -> None:
+    """Write all of the data behind what the file has, and make it durable."""
+    write_at(fd, data, os.fstat(fd).st_size)
+    os.fsync(fd)
+
+
+def lock(fd: int, name: bytes, dir_fd: int) -> bool:
+    """Lock a file without waiting; false if somebody else has it, or if it is not under its name any more."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return os.path.samestat(found, os.fstat(fd))
 
 
 def mount_points() -> frozenset[bytes]:

@@ -9,17 +9,8 @@ from collections.abc import Iterable
 
 from drkit.errors import IntegrityError
 from drkit.format.limits import MIB
-from drkit.model import Entry, show_path
+from drkit.model import FORMS, Entry, show_path
 from drkit.repo.repository import Segment
-
-_FORMS = {
-    "f": stat.S_IFREG,
-    "d": stat.S_IFDIR,
-    "l": stat.S_IFLNK,
-    "p": stat.S_IFIFO,
-    "c": stat.S_IFCHR,
-    "b": stat.S_IFBLK,
-}
 
 
 def differences(
@@ -54,7 +45,7 @@ def differences(
 
 def _equal(entry: Entry, path: bytes) -> bool:
     found = os.lstat(path)
-    if stat.S_IFMT(found.st_mode) != _FORMS[entry.type]:
+    if stat.S_IFMT(found.st_mode) != FORMS[entry.type]:
         return False
     if entry.type == "l":
         return os.readlink(path) == entry.raw_target

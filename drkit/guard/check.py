@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 
 from msgspec import Struct, structs
 
-from drkit.backup import backup
 from drkit.backup.live import Databases
 from drkit.errors import DrkitError, UsageError
 from drkit.guard.elsewhere import check_stores, chosen, look
@@ -16,9 +15,9 @@ from drkit.guard.journal import Journal
 from drkit.guard.lock import TreeLock
 from drkit.guard.proof import bring_back
 from drkit.guard.site import Policy, Site
+from drkit.guard.snapshot import back_up
 from drkit.guard.tree import open_dir, read_tree
 from drkit.model import PluginRow, Snapshot, show_path
-from drkit.progress import NullProgress
 from drkit.repo import SnapshotRef
 from drkit.source.globs import Globs
 from drkit.source.walk import Walker
@@ -39,16 +38,7 @@ def check(site: Site, name: str, policy: Policy | None = None) -> CheckReport:
     `name` is a plugin's path, or its name in the newest snapshot of the source. A plugin that was backed up is
     restored to scratch: its edit would rely on what the repository has. UsageError for a source that cannot be one.
     """
-    options = structs.replace(site.options, dry_run=True)
-    backup(
-        site.repo,
-        site.source,
-        options=options,
-        progress=NullProgress(),
-        now=site.now,
-        cache_dir=site.cache_dir,
-        in_use=site.in_use,
-    )
+    back_up(site, dry_run=True)
     checker = _Checker(site, policy or site.policy, name)
     return CheckReport(not checker.reasons, tuple(checker.reasons))
 

@@ -191,12 +191,7 @@ class Journal:
         return None
 
     def _lock(self) -> bool:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.stat(self.name, dir_fd=self._state_fd, follow_symlinks=False)
-        except (BlockingIOError, FileNotFoundError):
-            return False
-        return os.path.samestat(found, os.fstat(self._fd))
+        return osutil.lock(self._fd, self.name, self._state_fd)
 
     def read(self) -> Record | None:
         """Return the last whole record; None if there is none: then nothing was begun."""
@@ -210,13 +205,8 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """Append a record and make it durable. StoreError if that fails."""
-        line = memoryview(msgspec.json.encode(record) + b"\n")
         try:
-            at = os.fstat(self._fd).st_size
-            done = 0
-            while done < len(line):
-                done += os.pwrite(self._fd, line[done:], at + done)
-            os.fsync(self._fd)
+            osutil.append(self._fd, msgspec.json.encode(record) + b"\n")
         except OSError as error:
             raise _unwritable(error) from error
 

@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct, structs
 
-from drkit.backup import backup
 from drkit.errors import IntegrityError, StoreError
 from drkit.guard.closed import closed
 from drkit.guard.compare import in_use_paths
 from drkit.guard.journal import Command
 from drkit.guard.site import Site
-from drkit.guard.snapshot import take_snapshot
+from drkit.guard.snapshot import back_up, take_snapshot
 from drkit.model import Entry, Snapshot, show_path, sort_key
-from drkit.progress import NullProgress
 from drkit.query.diff import Change, compare
 from drkit.query.walk import walk
 from drkit.source.globs import Globs
@@ -48,17 +46,7 @@ def unchanged(site: Site, before: Snapshot) -> bool:
     """Whether the source is as it was in a snapshot, what is ignored included. Nothing is written."""
     if _is_gone(site.source):
         return False
-    options = structs.replace(site.options, dry_run=True)
-    report = backup(
-        site.repo,
-        site.source,
-        options=options,
-        progress=NullProgress(),
-        now=site.now,
-        cache_dir=site.cache_dir,
-        in_use=site.in_use,
-    )
-    return report.tree_sha256 == before.tree_sha256
+    return back_up(site, dry_run=True).tree_sha256 == before.tree_sha256
 
 
 def look(site: Site, record: Command, before: Snapshot, *, failed: bool, keep: bool = False) -> Seen:

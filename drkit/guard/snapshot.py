@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import structs
 
@@ -36,19 +37,24 @@ def take(
 
     Without `plugins` the inventory gets no rows of them: for one of the many of a night, which differ in one plugin.
     """
-    report = backup(
+    report = back_up(site, judge, tags=(*site.options.tags, *tags), dry_run=False)
+    ref = find_snapshot(site, report.snapshot)
+    record_snapshot(site.inventory, site.repo, ref, look_for_packs=report.packs > 0, plugins=plugins, report=report)
+    return report, ref
+
+
+def back_up(site: Site, judge: Callable[[Snapshot], Sequence[str]] | None = None, **options: Any) -> BackupReport:
+    """Back up the whole source with these options in place of the site's; nothing is recorded."""
+    return backup(
         site.repo,
         site.source,
-        options=structs.replace(site.options, tags=(*site.options.tags, *tags), dry_run=False),
+        options=structs.replace(site.options, **options),
         progress=NullProgress(),
         now=site.now,
         cache_dir=site.cache_dir,
         in_use=site.in_use,
         judge=judge,
     )
-    ref = find_snapshot(site, report.snapshot)
-    record_snapshot(site.inventory, site.repo, ref, look_for_packs=report.packs > 0, plugins=plugins, report=report)
-    return report, ref
 
 
 def find_snapshot(site: Site, snapshot: str) -> SnapshotRef:

@@ -18,18 +18,9 @@ from drkit.guard.journal import FileState
 from drkit.model import show_path
 from drkit.restore.dirs import OPEN_DIR, DirStack, lstat
 from drkit.source.globs import Globs
-from drkit.source.walk import STAGE, STAGE_FILE
+from drkit.source.walk import KINDS, STAGE, STAGE_FILE
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_KINDS = {
-    stat.S_IFREG: "f",
-    stat.S_IFDIR: "d",
-    stat.S_IFLNK: "l",
-    stat.S_IFIFO: "p",
-    stat.S_IFCHR: "c",
-    stat.S_IFBLK: "b",
-    stat.S_IFSOCK: "s",
-}
 
 
 class Item(Struct, frozen=True):
@@ -114,7 +105,7 @@ def read_tree(root_fd: int, prefix: bytes, excludes: Globs) -> Tree:
             found = lstat(fd, name)
             if found is None:
                 continue  # it went away: whoever compares the hash will notice
-            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "s")
+            kind = KINDS.get(stat.S_IFMT(found.st_mode), "s")
             if (STAGE if kind == "d" else STAGE_FILE).fullmatch(name):
                 continue
             opaque = kind == "s" or excludes.match(prefix + b"/" + path if prefix else path)
@@ -137,7 +128,7 @@ def state_of(root_fd: int, path: bytes, *, opaque: bool = False) -> FileState | 
             found = lstat(fd, name)
             if found is None:
                 return None
-            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "s")
+            kind = KINDS.get(stat.S_IFMT(found.st_mode), "s")
             return FileState(kind, _mode(kind, found), "") if opaque else _read(fd, name, found)[0]
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -170,7 +161,7 @@ def _mode(kind: str, found: os.stat_result) -> int:
 
 def _read(fd: int, name: bytes, found: os.stat_result) -> tuple[FileState, bytes]:
     """Return the state of what is under a name, and its content as the tree hash has it."""
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "s")
+    kind = KINDS.get(stat.S_IFMT(found.st_mode), "s")
     if kind == "f":
         digest, mode = _hash(fd, name)
         return FileState("f", mode, digest.hex()), digest

@@ -6,18 +6,9 @@ import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from drkit.model import Entry, Snapshot
+from drkit.model import FORMS, Entry, Snapshot
 from drkit.query.walk import clean, no_such_path, walk
 from drkit.repo import Repository
-
-_TYPE_BITS = {
-    "f": stat.S_IFREG,
-    "d": stat.S_IFDIR,
-    "l": stat.S_IFLNK,
-    "p": stat.S_IFIFO,
-    "c": stat.S_IFCHR,
-    "b": stat.S_IFBLK,
-}
 
 
 def ls(repository: Repository, snapshot: Snapshot, lost: list[str], path: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
@@ -37,7 +28,7 @@ def ls(repository: Repository, snapshot: Snapshot, lost: list[str], path: bytes 
 def file_mode(entry: Entry) -> str:
     """Return type and permissions in the form of `ls -l`: `drwxr-xr-x`."""
     mode = 0o777 if entry.type == "l" else entry.mode
-    return stat.filemode(_TYPE_BITS[entry.type] | mode)
+    return stat.filemode(FORMS[entry.type] | mode)
 
 
 def modified(entry: Entry) -> str:

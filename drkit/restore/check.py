@@ -12,7 +12,7 @@ from msgspec import Struct
 from drkit.errors import RestoreMismatch
 from drkit.format.limits import MIB
 from drkit.format.treehash import TreeHash
-from drkit.model import Entry, show_path
+from drkit.model import FORMS, Entry, show_path
 from drkit.progress import Progress
 from drkit.restore.attrs import Host, get_xattr, held_mode
 from drkit.restore.contents import Contents
@@ -21,7 +21,6 @@ from drkit.restore.report import Outcome
 from drkit.restore.select import Batch
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FORMS = {"l": stat.S_IFLNK, "p": stat.S_IFIFO, "c": stat.S_IFCHR, "b": stat.S_IFBLK}
 _SHOWN = 10
 _COARSE = 2 * 10**9
 
@@ -235,7 +234,7 @@ class _Checker:
         found = lstat(dir_fd, name)
         if found is None:
             raise FileNotFoundError
-        self._compare(path, entry, found, _FORMS[entry.type], dir_fd, name)
+        self._compare(path, entry, found, FORMS[entry.type], dir_fd, name)
         content = b""
         if entry.type == "l":
             content = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(found.st_mode) else b""

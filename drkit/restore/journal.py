@@ -7,7 +7,6 @@ step that it announces; the last whole line counts.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
@@ -15,6 +14,8 @@ from typing import Self
 
 import msgspec
 from msgspec import Struct
+
+from drkit import osutil
 
 _NAME = re.compile(rb"(\.drkit-[0-9a-f]{16})\.journal")
 _MAX = 1 << 20
@@ -88,12 +89,7 @@ class Journal:
 
     def take(self) -> bool:
         """Lock the file; false if somebody else has it, or if it is not under its name any more."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.stat(self.stage + b".journal", dir_fd=self._dir_fd, follow_symlinks=False)
-        except (BlockingIOError, FileNotFoundError):
-            return False
-        return found.st_ino == os.fstat(self._fd).st_ino
+        return osutil.lock(self._fd, self.stage + b".journal", self._dir_fd)
 
     def read(self) -> Record | None:
         """Return the last whole record, or None if there is none."""
@@ -107,12 +103,7 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """Append a record and make it durable."""
-        line = memoryview(msgspec.json.encode(record) + b"\n")
-        at = os.fstat(self._fd).st_size
-        done = 0
-        while done < len(line):
-            done += os.pwrite(self._fd, line[done:], at + done)
-        os.fsync(self._fd)
+        osutil.append(self._fd, msgspec.json.encode(record) + b"\n")
 
     def remove(self) -> None:
         """Remove the file and let the lock go."""

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
+from drkit import osutil
 from drkit.errors import IntegrityError
 from drkit.format.limits import MIB
 from drkit.model import Entry
@@ -255,16 +256,10 @@ def _write_sparse(fd: int, data: bytes, at: int) -> int:
     start = 0
     view = memoryview(data)
     while (run := data.find(_ZEROS, start)) >= 0:
-        _write_at(fd, view[start:run], at + start)
+        osutil.write_at(fd, view[start:run], at + start)
         start = run + _HOLE
         while data[start : start + _HOLE] == _ZEROS:
             start += _HOLE
         start += len(data[start : start + _HOLE]) - len(data[start : start + _HOLE].lstrip(b"\0"))
-    _write_at(fd, view[start:], at + start)
+    osutil.write_at(fd, view[start:], at + start)
     return at + len(data)
-
-
-def _write_at(fd: int, view: memoryview, at: int) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(fd, view[done:], at + done)

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from drkit.errors import UsageError
-from drkit.model import show_path
+from drkit.model import FORMS, show_path
 from drkit.source.globs import Globs
 from drkit.source.stats import AnyStatus, Status
 
@@ -62,14 +62,8 @@ class Position(Struct, array_like=True, frozen=True):
 _name = attrgetter("name")
 BESIDE = (b"-wal", b"-journal", b"-shm")
 """How names of files end that belong to a SQLite database of the same name."""
-_KINDS = {
-    stat.S_IFREG: "f",
-    stat.S_IFDIR: "d",
-    stat.S_IFLNK: "l",
-    stat.S_IFIFO: "p",
-    stat.S_IFCHR: "c",
-    stat.S_IFBLK: "b",
-}
+KINDS = {form: letter for letter, form in FORMS.items()}
+"""From the type bits of a mode to the letter of `Entry.type`."""
 
 
 _Databases = dict[bytes, bytes]
@@ -128,7 +122,7 @@ class Walker:
         """
         stack = list(self._levels(after or Position(b"", inside=True, plugins=frozenset())))
         excluded = self._excludes.match if self._excludes else None
-        repository, prefix, kinds, list_dir = self._repository, self._prefix, _KINDS, self._list
+        repository, prefix, kinds, list_dir = self._repository, self._prefix, KINDS, self._list
         while stack:
             entries, databases, closing = stack[-1]
             for item in entries:
