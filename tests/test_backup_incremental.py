@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drkit.backup import BackupReport, recorder
-from drkit.model import Entry
+from drkit.model import Entry, Snapshot
+from drkit.repo import Repository, SnapshotRef
 from drkit.source.stats import Stat
 from drkit.source.walk import PluginRules
 from tests.support.backups import (
@@ -279,3 +280,20 @@ def test_segments_of_the_last_backup_are_taken_over_where_they_can_be(bench: Ben
     assert report.files_unchanged == report.files - 1
     assert b"many/20/1000" in encoded
     assert len(encoded) <= 2 * 256
+
+
+def test_a_parent_that_is_forgotten_after_it_was_listed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody prunes meanwhile: that is no damage, and no warning."""
+    bench.write("z-new", b"new")
+    first = bench.take()
+    second = bench.take()
+    load = Repository.load
+
+    def forgotten(repo: Repository, ref: SnapshotRef) -> Snapshot:
+        if ref.id == second.snapshot:
+            bench.store.delete(ref.name)
+        return load(repo, ref)
+
+    monkeypatch.setattr(Repository, "load", forgotten)
+    third = bench.take()
+    assert (third.parent, third.warnings) == (first.snapshot, ())

@@ -69,7 +69,7 @@ def test_four_backups_at_once_with_a_prune_in_between(
             prunes = [start("pruner", "forget", "--keep-last", "1", "--prune") for _ in range(2 if turn else 0)]
             for one in running:
                 code, out, err = ended(one)
-                assert code == 0, err
+                assert code == 0, (err, out)
                 made = json.loads(out)
                 trees[made["snapshot"]] = made["tree_sha256"]
             assert sorted(ended(one)[0] for one in prunes) in ([], [0, 0], [0, 11], [11, 11])

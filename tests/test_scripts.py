@@ -284,7 +284,8 @@ def test_bench_stops_at_a_wrong_restore(tmp_path: Path) -> None:
 def test_bench_refuses_a_drkit_that_is_not_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "drkit").mkdir()
     (tmp_path / "drkit/__init__.py").touch()
-    _command(tmp_path / "python", f"shift; cd {shlex.quote(str(tmp_path))}; exec {shlex.quote(sys.executable)}")
+    python = f"PYTHONDONTWRITEBYTECODE=1 {shlex.quote(sys.executable)}"  # or importing it would compile it
+    _command(tmp_path / "python", f"shift; cd {shlex.quote(str(tmp_path))}; exec env {python}")
     assert bench.main(["--work", str(tmp_path), "--drkit", str(tmp_path / "drkit-command")]) == 1
     assert "1 modules are not compiled" in capsys.readouterr().err
 

@@ -26,7 +26,7 @@ from drkit.backup.report import BackupOptions, BackupReport, Committed
 from drkit.backup.scan import Scan
 from drkit.backup.statcache import CacheWriter, Previous, Summary, cache_path, read_cache
 from drkit.backup.tally import Tally
-from drkit.errors import IntegrityError, StoreError, UsageError
+from drkit.errors import IntegrityError, ObjectNotFound, StoreError, UsageError
 from drkit.format import snapshot as snapshot_format
 from drkit.format.limits import INDEX_PACKS
 from drkit.format.manifest import text_or_b64
@@ -272,6 +272,8 @@ class _Job:
         for ref in refs[: -_PARENTS - 1 : -1]:
             try:
                 loaded = self._repo.load(ref)
+            except ObjectNotFound:
+                continue  # it was forgotten since it was listed
             except (IntegrityError, StoreError) as error:
                 self._warnings.append(f"{ref.name}: {error}; the backup goes on without it")
                 continue
