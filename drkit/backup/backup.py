@@ -41,7 +41,6 @@ from drkit.repo.treewriter import NodeQueue, TreeWriter
 from drkit.source.ahead import Task, read_ahead
 from drkit.source.globs import Globs
 from drkit.source.stats import NEVER, stat_of
-from drkit.source.walk import Walker
 from drkit.store.parallel import soon
 
 _SLACK_NS = 2_000_000_000
@@ -322,16 +321,6 @@ class _Job:
 
     def _scan(self, scan: Scan, previous: Previous) -> None:
         options = self._options
-        walker = Walker(
-            self._source,
-            excludes=Globs(options.excludes),
-            rules=options.rules,
-            problem=self._problem,
-            repository=self._location,
-        )
-        if previous.summary is not None:  # hardly anything will be read
-            scan.run(walker)
-            return
         task = Task(
             self._source,
             tuple(map(os.fsencode, options.excludes)),
@@ -341,6 +330,10 @@ class _Job:
             self._repo.config.chunker.threshold,
             self._databases.open_here,
         )
+        walker = task.walker(self._problem)
+        if previous.summary is not None:  # hardly anything will be read
+            scan.run(walker)
+            return
         with contextlib.closing(read_ahead(task, self._problem)) as batches:
             scan.run_ready(walker, batches)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, structs
 
+from drkit.backup.cached import Counts
 from drkit.format import nodes, treehash
 from drkit.format.manifest import text_or_b64
 from drkit.model import Entry
@@ -31,6 +32,16 @@ class Made(Struct):
     cuts: list[int]
     """Numbers of rows that a segment ends with, whatever its size."""
     memory: memoryview
+
+    def content(self, number: int) -> bytes:
+        """Return the content of a file."""
+        place = self.places[number]
+        return bytes(self.memory[place : place + self.sizes[number]])
+
+    def counts(self, start: int, end: int) -> Counts:
+        """Count a stretch of rows."""
+        sizes = [size for size in self.sizes[start:end] if size >= 0]
+        return Counts(len(sizes), end - start - len(sizes), 0, sum(sizes))
 
 
 def make(batch: Batch, memory: memoryview, horizon_ns: int) -> Made:

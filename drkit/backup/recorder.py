@@ -83,10 +83,10 @@ class Recorder:
         self._lines.append(lines)
         self._size += len(lines)
         self._blobs.update(dict.fromkeys(filter(None, made.ids[start:end])))
-        sizes = [size for size in made.sizes[start:end] if size >= 0]
-        self._files += len(sizes)
-        self._dirs += end - start - len(sizes)
-        self._bytes += sum(sizes)
+        counts = made.counts(start, end)
+        self._files += counts.files
+        self._dirs += counts.dirs
+        self._bytes += counts.size
         if nodes.is_full(len(self._paths), self._size):
             self._end_segment(final=False)
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 
-from drkit.backup.cached import Cached, Counts
+from drkit.backup.cached import Cached
 from drkit.backup.files import EntryReader, group_of
 from drkit.backup.glance import Marked
 from drkit.backup.live import Databases
@@ -166,24 +166,21 @@ class Scan:
     def _store(self, made: Made, start: int, end: int) -> None:
         """Give the packer what is new of the content."""
         packer, plugin = self._packer, self._plugins.innermost
-        paths, sizes, places, memory = made.paths, made.sizes, made.places, made.memory
         for number, blob_id in enumerate(made.ids[start:end], start):
             if blob_id:
-                path = paths[number]
+                path = made.paths[number]
                 if plugin is not None and path.endswith(MANIFEST):
-                    self._plugins.saw_file(path, bytes(memory[places[number] : places[number] + sizes[number]]))
+                    self._plugins.saw_file(path, made.content(number))
                 if not packer.has(blob_id):
-                    data = bytes(memory[places[number] : places[number] + sizes[number]])
-                    packer.add(blob_id, data, group_of(path, plugin))
+                    packer.add(blob_id, made.content(number), group_of(path, plugin))
 
     def _add_ready(self, made: Made, start: int, end: int) -> None:
         """Record rows that the previous backup did not have like this."""
         self.changed = True
         self._break()
-        sizes = [size for size in made.sizes[start:end] if size >= 0]
-        files, size = len(sizes), sum(sizes)
-        self.tally.count_all(Counts(files, end - start - files, 0, size), unchanged=False)
-        self._plugins.add(made.paths[start:end], made.rows[start:end], files, size)
+        counts = made.counts(start, end)
+        self.tally.count_all(counts, unchanged=False)
+        self._plugins.add(made.paths[start:end], made.rows[start:end], counts.files, counts.size)
         self._recorder.add_made(made, start, end)
 
     def _compare(self, made: Made, number: int) -> None:

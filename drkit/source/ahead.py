@@ -51,17 +51,20 @@ class Task(Struct, array_like=True):
     after: Position | None = None
     slots: int = -1
 
-    def batches(self, problem: Problem, slot: Callable[[], memoryview]) -> Iterator[tuple[Batch, memoryview]]:
-        """Do it, in this process."""
-        walker = Walker(
+    def walker(self, problem: Problem) -> Walker:
+        """Return who walks it."""
+        return Walker(
             self.root,
             excludes=Globs(map(os.fsdecode, self.excludes)),
             rules=PluginRules(tuple(map(os.fsdecode, self.markers)), tuple(map(os.fsdecode, self.globs))),
             problem=problem,
             repository=self.repository,
         )
+
+    def batches(self, problem: Problem, slot: Callable[[], memoryview]) -> Iterator[tuple[Batch, memoryview]]:
+        """Do it, in this process."""
         preparer = Preparer(self.root, limit=self.limit, in_use=self.in_use, slot=slot)
-        return preparer.batches(walker.walk(after=self.after), self.after)
+        return preparer.batches(self.walker(problem).walk(after=self.after), self.after)
 
 
 class _Message(Struct, array_like=True):
