@@ -198,7 +198,8 @@ def test_what_survived_a_kill_of_everybody_is_ended(
     guard = guards("sh", "-c", kind.format(file=file) + f"(while :; do echo x >> {file}; sleep 0.01; done); true")
     process = journaled(guard)
     until(lambda: grows(file))
-    for pid in (process.keeper, guard.pid):  # the keeper would end it all by itself
+    guard.send_signal(signal.SIGSTOP)  # either would end it all by itself, if it saw the other one die
+    for pid in (process.keeper, guard.pid):
         os.kill(pid, signal.SIGKILL)
     guard.wait(SOON)
     until(lambda: grows(file))  # else there is nothing left to be ended
