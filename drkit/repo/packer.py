@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, chain, pairwise
+from math import ceil
 from types import TracebackType
 from typing import Self
 
@@ -257,20 +258,20 @@ class Packer:
         pool.add(group, (Kind.DATA, blob_id, data))
         if self._early and pool.size >= FRAME_TARGET:
             self._early -= 1
-            self._add_small(pool.rest())
+            self._add_small(pool.rest(), FRAME_TARGET)
         while pool.size > POOL_TARGET:
-            self._add_small(pool.oldest())
+            self._add_small(pool.oldest(), FRAME_TARGET)
 
-    def _add_small(self, blobs: list[_Blob]) -> None:
+    def _add_small(self, blobs: list[_Blob], target: int) -> None:
         for blob in blobs:
             self._small.append(blob)
             self._small_size += len(blob[2])
-            if self._small_size >= FRAME_TARGET or len(self._small) >= FRAME_BLOBS:
+            if self._small_size >= target or len(self._small) >= FRAME_BLOBS:
                 self._flush_small()
 
     def add_next(self, blob_id: bytes, data: bytes) -> None:
         """Add a data blob right behind the one that was added last, whatever it is like: a prune keeps neighbours."""
-        self._add_small([(Kind.DATA, blob_id, data)])
+        self._add_small([(Kind.DATA, blob_id, data)], FRAME_TARGET)
 
     def add_frame(self, packed: bytes, rows: list[tuple[Kind, bytes, int]]) -> None:
         """Add a frame of data blobs as it is; the caller has decoded and hashed it."""
@@ -297,7 +298,10 @@ class Packer:
 
     def submit_data(self) -> None:
         """Have the workers begin with all data blobs, of which no more will come."""
-        self._add_small(self._pool.rest())
+        rest = self._pool.rest()
+        left = self._small_size + sum([len(blob[2]) for blob in rest])
+        # Frames of one size, because workers that begin together should end together.
+        self._add_small(rest, ceil(left / ceil(left / FRAME_TARGET)) if left else FRAME_TARGET)
         self._flush_small()
         self._flush_chunks()
 
