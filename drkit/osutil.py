@@ -12,6 +12,8 @@ import fcntl
 import functools
 import os
 import re
+import sys
+import threading
 from typing import Any
 
 AT_FDCWD = -100
@@ -19,6 +21,7 @@ AT_FDCWD = -100
 
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_NICER = 5
 
 
 @functools.cache
@@ -128,6 +131,18 @@ def lock(fd: int, name: bytes, dir_fd: int) -> bool:
     except (BlockingIOError, FileNotFoundError):
         return False
     return os.path.samestat(found, os.fstat(fd))
+
+
+def give_way() -> None:
+    """Let this thread wait for others that want the processor, for as long as it lives; on Linux only.
+
+    By five steps, to a third of its weight. Where everything is busy with something else, more steps hardly let it run:
+    beside a busy loop for each processor a backup took 12 s with 0 or 5 of them, 18 s with 10, 106 s with 19.
+    """
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and it may be as low as it gets
+            own = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + _NICER)
 
 
 def mount_points() -> frozenset[bytes]:

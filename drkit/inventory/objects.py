@@ -17,7 +17,7 @@ from drkit.errors import FormatError, ObjectExists, StoreCorrupt
 from drkit.format.manifest import text_or_b64
 from drkit.inventory import outbox
 from drkit.inventory.inventory import Inventory
-from drkit.inventory.tables import BY_NAME, Table
+from drkit.inventory.tables import BY_NAME, TABLES, Table
 from drkit.model import Finding
 from drkit.store.base import Store
 
@@ -27,8 +27,8 @@ _LEVEL = 6
 _ROWS = 10_000
 """About how many rows an object has at most; some are as long as a model's answer."""
 _INT_MAX = 2**63 - 1
-_DERIVED = frozenset({"plugins"})
-"""Tables that are not written: their rows follow from the snapshot, which the repository has."""
+_TABLES = [table for table in TABLES if table.name != "plugins"]
+"""What is written. Rows of plugins follow from the snapshot, which the repository has."""
 
 
 class Header(Struct, frozen=True):
@@ -53,7 +53,7 @@ def store_rows(inventory: Inventory, store: Store, repo_id: str) -> int:
     """
     pending = [one for one in inventory.outbox_pending("stored") if one.repository == repo_id]
     count = 0
-    for shipment in outbox.shipments(inventory.engine, pending, rows_at_once=_ROWS):
+    for shipment in outbox.shipments(inventory.engine, pending, rows_at_once=_ROWS, tables=_TABLES):
         name, data = encode(shipment)
         # It may be there, if the mark was lost: then it holds the same, for the name has a hash of the bytes.
         with contextlib.suppress(ObjectExists):
@@ -100,8 +100,7 @@ def encode(shipment: outbox.Shipment) -> tuple[str, bytes]:
     header = Header(1, tuple((one.inventory, one.first, one.last) for one in shipment.ranges))
     lines = [msgspec.json.encode(header)]
     for name, rows in shipment.rows.items():
-        if name not in _DERIVED:
-            lines += [msgspec.json.encode({"table": name, **row_keys(BY_NAME[name], row)}) for row in rows]
+        lines += [msgspec.json.encode({"table": name, **row_keys(BY_NAME[name], row)}) for row in rows]
     data = zstandard.ZstdCompressor(level=_LEVEL).compress(b"\n".join(lines) + b"\n")
     first = shipment.ranges[0]
     return f"inventory/{first.inventory}-{first.first}-{hashlib.sha256(data).hexdigest()[:8]}.jsonl.zst", data

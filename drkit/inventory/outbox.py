@@ -26,24 +26,32 @@ class Shipment(Struct, frozen=True):
     rows: dict[str, list[tuple[Any, ...]]]
 
 
-def shipments(engine: Engine, ranges: Sequence[Pending], *, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[Shipment]:
-    """Yield the rows of `ranges`, gathered into shipments, in order of their ids."""
+def shipments(
+    engine: Engine,
+    ranges: Sequence[Pending],
+    *,
+    rows_at_once: int = ROWS_AT_ONCE,
+    tables: Sequence[Table] = TABLES,
+) -> Iterator[Shipment]:
+    """Yield the rows of `ranges` in these tables, gathered into shipments, in order of their ids."""
     group: list[Pending] = []
     size = 0
     for one in ranges:
         group.append(one)
         size += one.last - one.first + 1
         if size >= rows_at_once:
-            yield Shipment(tuple(group), read(engine, group))
+            yield Shipment(tuple(group), read(engine, group, tables))
             group, size = [], 0
     if group:
-        yield Shipment(tuple(group), read(engine, group))
+        yield Shipment(tuple(group), read(engine, group, tables))
 
 
-def read(engine: Engine, ranges: Sequence[Pending]) -> dict[str, list[tuple[Any, ...]]]:
+def read(
+    engine: Engine, ranges: Sequence[Pending], tables: Sequence[Table] = TABLES
+) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of `ranges` as they are now, by table; tables without rows are left out."""
     found: dict[str, list[tuple[Any, ...]]] = {}
-    for table in TABLES:
+    for table in tables:
         sql = f"SELECT {', '.join(table.all)} FROM {table.name} WHERE inventory = ? AND {table.order} BETWEEN ? AND ?"  # noqa: S608
         rows = [row for one in merged(ranges) for row in engine.execute(sql, (one.inventory, one.first, one.last))]
         if rows:
