@@ -12,15 +12,17 @@ import fcntl
 import functools
 import os
 import re
+import signal
 import sys
 import threading
-from typing import Any
+from typing import IO, Any
 
 AT_FDCWD = -100
 """As a directory descriptor: relative to the working directory."""
 
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_SET_PDEATHSIG = 1
 _NICER = 5
 
 
@@ -131,6 +133,22 @@ def lock(fd: int, name: bytes, dir_fd: int) -> bool:
     except (BlockingIOError, FileNotFoundError):
         return False
     return os.path.samestat(found, os.fstat(fd))
+
+
+def end_with_parent(parent: int) -> bool:
+    """Have this process killed when the one that started it is gone, on Linux; return whether that is still there."""
+    if sys.platform == "linux" and (function := _libc_function("prctl")) is not None:
+        function(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent
+
+
+def memory_file() -> IO[bytes]:
+    """Return an open file without a name, in memory where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("drkit"), "w+b")
+    import tempfile
+
+    return tempfile.TemporaryFile()
 
 
 def give_way() -> None:

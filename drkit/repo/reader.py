@@ -71,6 +71,7 @@ class FrameReader:
         self._limit = limit
         self._cache: OrderedDict[tuple[PackId, int, int], _Frame] = OrderedDict()
         self._size = 0
+        self._passed: dict[tuple[PackId, int, int], list[tuple[int, int]]] = {}
         self._doubted: set[tuple[PackId, int, int]] = set()
         self._healed: OrderedDict[PackId, bytes] = OrderedDict()
         self._hopeless: set[PackId] = set()
@@ -87,17 +88,29 @@ class FrameReader:
         base = place.offset + place.length
         return self._read(place, base + start, base + end)
 
+    def holds(self, place: Place) -> bool:
+        """As `BlobReader.holds`."""
+        return (place.pack, place.frame_offset, place.frame_length) in self._cache
+
+    def pass_over(self, place: Place) -> None:
+        """As `BlobReader.pass_over`."""
+        key = (place.pack, place.frame_offset, place.frame_length)
+        self._passed.setdefault(key, []).append((place.offset, place.offset + place.length))
+
     def _read(self, place: Place, start: int, end: int) -> bytes:
         key = (place.pack, place.frame_offset, place.frame_length)  # a wrong hint must not spoil a right place
         frame = self._cache.get(key)
         data = frame.cut(start, end) if frame is not None else None
+        used = [(start, end)]
         if frame is None or data is None:
             frame = self._decode(key)
             data = frame.cut(start, end) or b""
+            used += self._passed.get(key, ())
         else:
             self._cache.move_to_end(key)
         before = frame.size
-        frame.used(start, end)
+        for each in used:
+            frame.used(*each)
         self._size -= before - frame.size
         if before and not frame.size:  # one that gave nothing at all stays, so that it is not tried again
             del self._cache[key]
@@ -198,6 +211,14 @@ class BlobReader:
         if known := self._known.nodes.get(blob_id):
             return known[0]
         return self._fetch(blob_id, place)[0]
+
+    def holds(self, place: Place) -> bool:
+        """Whether the frame of a place is decoded already."""
+        return self._frames.holds(place)
+
+    def pass_over(self, place: Place) -> None:
+        """Take note that a blob will hardly be read, so that it keeps no memory when others of its frame are."""
+        self._frames.pass_over(place)
 
     def node(self, node_id: str, place: Place | None) -> tuple[bytes, list[Place | None]]:
         """Return a segment or list and what its hints say of its children: nothing, if the hints are unreadable."""

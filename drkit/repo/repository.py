@@ -146,11 +146,8 @@ class Repository:
             self._loaded = load_index(self.store)
         return self._loaded
 
-    def reader(self) -> BlobReader:
-        """Return a reader of blobs, for one thread."""
-        return self._reader()
-
-    def _reader(self, limit: int = CACHED) -> BlobReader:
+    def reader(self, limit: int = CACHED) -> BlobReader:
+        """Return a reader of blobs, for one thread, that keeps so many bytes of decoded frames."""
         parity = self.config.parity is not None
         return BlobReader(self.store, self._fresh_index, limit, parity=parity, known=self._known())
 
@@ -242,6 +239,7 @@ class Repository:
         *,
         below: bytes = b"",
         skip: Container[str] = (),
+        within: Callable[[bytes], bool] | None = None,
         passed: Callable[[str], object] | None = None,
         again: bool = False,
         places: bool = True,
@@ -251,10 +249,11 @@ class Repository:
         `again` leaves out the checks of paths and order, which a pass before has made of the same bytes: they are
         named by their hash. Without `places` the segments say nothing of where their blobs lie.
 
-        With `below`, only segments that can hold that path or something below it; those with an id in `skip`, which
-        the caller knows already, are not read. `passed` is told the id of each list on the way.
+        With `below`, only segments that can hold that path or something below it; with `within`, those of which it
+        takes the first path. Those with an id in `skip`, which the caller knows already, are not read. `passed` is
+        told the id of each list on the way.
         """
-        reader = self._reader(NODES_CACHED)
+        reader = self.reader(NODES_CACHED)
         checker = manifest.EntryChecker(partial=bool(below))
         lost: Segment | None = None
         for node in self.leaves(reader, snap.manifest, below=below, passed=passed):
@@ -262,6 +261,8 @@ class Repository:
                 lost.until = node.first
                 yield lost
                 lost = None
+            if within is not None and not within(node.first):
+                continue
             if isinstance(node, Segment):
                 checker.skip()
                 lost = node

@@ -11,12 +11,13 @@ from msgspec import Struct
 from drkit import osutil
 from drkit.errors import RestoreMismatch
 from drkit.format.limits import KIB
-from drkit.model import Snapshot
+from drkit.model import Entry, Snapshot
 from drkit.progress import Progress
 from drkit.repo.repository import Repository
 from drkit.restore.attrs import Host, probe, set_directory, set_mode
 from drkit.restore.check import Checked, check_tree
 from drkit.restore.feed import Feed
+from drkit.restore.halves import write_halves
 from drkit.restore.mirror import copy_attributes
 from drkit.restore.plan import Plan
 from drkit.restore.report import Outcome
@@ -30,7 +31,7 @@ _FEW = 1000
 _SMALL = 64 * KIB
 """With files of this size on average, it pays to decode on a thread while others are written."""
 _APART = 5000
-"""From this many files on, a second process that reads them back is worth its start."""
+"""From this many files on, a second process that writes half of them, or reads them back, is worth its start."""
 
 
 class Job(Struct):
@@ -94,12 +95,15 @@ def build(job: Job, plan: Plan, site: Site, stage_fd: int, progress: Progress) -
     outcome = Outcome()
     few = plan.files <= _SYNC_EACH and plan.dirs <= _SYNC_EACH
     progress.start(plan.entries, plan.bytes, "restoring")
-    writer = Writer(stage_fd, host, outcome, progress, sync_each=few)
-    again = not plan.lost  # what could not be read then was not checked either
     # Where each file is a few short calls, two threads would spend more on taking turns than they gain.
     ahead = is_remote(job.repo.store) or plan.bytes >= _SMALL * plan.files
-    with Feed(job.batches(again=again, places=True), job.repo.reader(), plan.repeats, ahead=ahead) as feed:
-        root = writer.run(feed)
+    again = not plan.lost  # what could not be read then was not checked either
+    root: Entry | None = None
+    many = plan.files >= _APART and not (ahead or job.include or job.below)
+    if not many or not write_halves(job.repo, job.snapshot, plan, stage_fd, host, outcome, progress):
+        writer = Writer(stage_fd, host, outcome, progress, sync_each=few)
+        with Feed(job.batches(again=again, places=True), job.repo.reader(), plan.repeats, ahead=ahead) as feed:
+            root = writer.run(feed)
     if root is not None:
         set_directory(stage_fd, b"", root, host, outcome)
     else:

@@ -42,14 +42,21 @@ class Feed:
     """Gives each selected item together with its content, in order; iterate once, inside a `with` block.
 
     A Lost among them says that a stretch of the manifest is missing there. With `ahead` a thread goes before; what goes
-    wrong in it is raised where the feed is read, and leaving the block ends it.
+    wrong in it is raised where the feed is read, and leaving the block ends it. Where some of the tree was left out,
+    `aside` reads what is needed more than once and lies in frames of which nothing else may be needed.
     """
 
     def __init__(
-        self, batches: Iterator[Batch], reader: BlobReader, repeats: dict[str, int], *, ahead: bool = True
+        self,
+        batches: Iterator[Batch],
+        reader: BlobReader,
+        repeats: dict[str, int],
+        *,
+        ahead: bool = True,
+        aside: BlobReader | None = None,
     ) -> None:
         self._batches = batches
-        self._blobs = _Blobs(reader, repeats)
+        self._blobs = _Blobs(reader, repeats, aside or reader)
         self._queue: queue.Queue[_Message | BaseException | None] = queue.Queue(_QUEUED)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -166,8 +173,9 @@ def _is_large(entry: Entry) -> bool:
 class _Blobs:
     """Files of one blob. What is needed again is kept, up to 64 MiB, until its last use."""
 
-    def __init__(self, reader: BlobReader, repeats: dict[str, int]) -> None:
+    def __init__(self, reader: BlobReader, repeats: dict[str, int], aside: BlobReader) -> None:
         self.reader = reader
+        self._aside = aside
         self._repeats = repeats
         self._cache: dict[str, bytes] = {}
         self._size = 0
@@ -182,7 +190,9 @@ class _Blobs:
             if reason := self._lost.get(blob_id):
                 return reason
             try:
-                data = self.reader.blob(blob_id, places.get(blob_id))
+                place = places.get(blob_id)
+                reader = self.reader if not uses or (place and self.reader.holds(place)) else self._aside
+                data = reader.blob(blob_id, place)
             except IntegrityError as error:
                 self._lost[blob_id] = str(error)
                 return str(error)

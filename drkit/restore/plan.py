@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
 from drkit.errors import IntegrityError, NoSpace
-from drkit.format.limits import CHUNK_MAX, CHUNK_THRESHOLD
+from drkit.format.limits import CHUNK_MAX, CHUNK_THRESHOLD, POOL_TARGET
 from drkit.model import Entry, Place, show_path
 from drkit.repo.reader import BlobReader
 from drkit.repo.repository import Repository
@@ -17,13 +18,18 @@ from drkit.restore.report import Lost
 from drkit.restore.select import Batch
 
 _BLOCK = 4096
+_Path = bytes
+_FIRST = 0.54
+"""The first process's share: the second has to start."""
 
 
 class Plan(Struct):
     """Counts of what was selected, names of a hard-link group included.
 
     `space` is about what it takes on disk, without holes and by the sizes that the manifest claims. `repeats` counts
-    the uses of blobs that are needed more than once.
+    the uses of blobs that are needed more than once. `linked` says that names of hard links are among them. `middle` is
+    the first path of the segment at which the work may be halved, `around` that of one so far before it that nothing
+    before that shares a frame with what comes after the middle.
     """
 
     files: int = 0
@@ -34,6 +40,9 @@ class Plan(Struct):
     space: int = 0
     lost: tuple[Lost, ...] = ()
     repeats: dict[str, int] = {}
+    linked: bool = False
+    middle: _Path = b""
+    around: _Path = b""
 
     @property
     def entries(self) -> int:
@@ -41,14 +50,21 @@ class Plan(Struct):
         return self.files + self.dirs + self.links + self.others
 
 
-def make_plan(batches: Iterable[Batch]) -> Plan:
-    """Count what the batches hold."""
+def make_plan(batches: Iterable[Batch], *, expected: int = 0) -> Plan:
+    """Count what the batches hold: `expected` entries, by what the snapshot says."""
     plan = Plan(repeats={})
     lost: list[Lost] = []
+    near: deque[tuple[int, bytes]] = deque()
     seen: set[int] = set()  # 60 bits of each blob id: a collision only keeps a blob in memory for nothing
     for batch in batches:
         if batch.lost is not None:
             lost.append(batch.lost)
+        if batch.items and not plan.middle:
+            near.append((plan.bytes, batch.items[0][0]))
+            while plan.bytes - near[0][0] > 2 * POOL_TARGET:
+                near.popleft()
+            if plan.entries >= _FIRST * expected > 0:
+                plan.around, plan.middle = near[0][1], near[-1][1]
         for _, entry, first in batch.items:
             kind = entry.type
             if kind == "d":
@@ -61,7 +77,10 @@ def make_plan(batches: Iterable[Batch]) -> Plan:
                 continue
             plan.files += 1
             plan.bytes += entry.size
-            if first is not None or not entry.size:
+            if first is not None:
+                plan.linked = True
+                continue
+            if not entry.size:
                 continue
             plan.space += _on_disk(entry.size)
             if entry.size > CHUNK_THRESHOLD:

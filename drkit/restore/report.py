@@ -40,7 +40,7 @@ class RestoreReport(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-class Outcome:
+class Outcome(Struct):
     """What a restore could not do so far: filled by the writer, read by the check and the report.
 
     `lost` maps paths to reasons; `gaps` are stretches of the manifest that are lost; `skipped` are paths left out
@@ -50,14 +50,23 @@ class Outcome:
     whose time the file system cannot store.
     """
 
-    def __init__(self) -> None:
-        self.lost: dict[bytes, str] = {}
-        self.gaps: list[Lost] = []
-        self.skipped: set[bytes] = set()
-        self.unset: set[str] = set()
-        self.late: list[tuple[bytes, int]] = []
-        self.odd_times: set[bytes] = set()
-        self.stripped: set[bytes] = set()
+    lost: dict[bytes, str] = {}
+    gaps: list[Lost] = []
+    skipped: set[bytes] = set()
+    unset: set[str] = set()
+    late: list[tuple[bytes, int]] = []
+    odd_times: set[bytes] = set()
+    stripped: set[bytes] = set()
+
+    def add(self, other: Outcome) -> None:
+        """Take over what could not be done with paths that come after all of these."""
+        self.lost |= other.lost
+        self.gaps += other.gaps
+        self.skipped |= other.skipped
+        self.unset |= other.unset
+        self.late += other.late
+        self.odd_times |= other.odd_times
+        self.stripped |= other.stripped
 
     def mode(self, path: bytes, entry: Entry) -> int:
         """Return the mode that the path is to have: the entry's, without set-ID bits of an owner not set."""

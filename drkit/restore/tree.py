@@ -70,7 +70,8 @@ def restore_into(
 ) -> RestoreReport:
     """Restore a job into a directory as `restore_tree` does; `replace_option` is named where it is not empty."""
     started = now()
-    plan = make_plan(job.batches())
+    whole = job.snapshot
+    plan = make_plan(job.batches(), expected=whole.files + whole.dirs + whole.others)
     if not plan.entries and job.include:
         raise UsageError(
             f"nothing in this snapshot matches {' '.join(job.include)}", hint="see what it has with 'drkit ls'"

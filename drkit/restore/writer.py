@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from drkit import osutil
 from drkit.errors import IntegrityError
@@ -43,17 +43,37 @@ class Writer:
     Every name is made relative to the descriptor of its directory, none may exist before, and no link is ever
     followed. What cannot be made goes to the outcome; a file is there whole or not at all. OSError for what
     concerns everything, such as a full disk.
+
+    Directories that are `shared` with another writer are there already; what their entries say is left to whoever
+    knows that both are done, in `left`.
     """
 
-    def __init__(self, root_fd: int, host: Host, outcome: Outcome, progress: Progress, *, sync_each: bool) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        host: Host,
+        outcome: Outcome,
+        progress: Progress,
+        *,
+        sync_each: bool,
+        shared: Sequence[bytes] = (),
+    ) -> None:
+        self.left: dict[bytes, Entry] = {}
         self._root_fd = root_fd
         self._host = host
         self._outcome = outcome
         self._progress = progress
         self._sync_each = sync_each
+        self._shared = frozenset(shared)
         self._stack = DirStack(root_fd)
         self._entries: list[Entry] = []  # of the stack's directories, the root's excluded
         self._dead: tuple[bytes, str] | None = None
+
+    def go_down(self, directories: Sequence[bytes]) -> None:
+        """Begin in the last of these shared directories, each of which lies in the one before."""
+        for path in directories:
+            self._stack.push(os.path.basename(path), path)
+            self._entries.append(Entry(type="d"))
 
     def run(self, feed: Iterable[tuple[Item, Content | None] | Lost]) -> Entry | None:
         """Write everything; return the root's own entry, if the manifest has one."""
@@ -112,16 +132,22 @@ class Writer:
     # Directories
 
     def _enter(self, path: bytes, name: bytes, entry: Entry) -> None:
-        os.mkdir(name, filling_mode(entry), dir_fd=self._stack.fds[-1])
-        self._stack.push(name, path)
+        if path in self._shared:
+            os.fchmod(self._stack.push(name, path), filling_mode(entry) & ~self._host.umask)
+        else:
+            os.mkdir(name, filling_mode(entry), dir_fd=self._stack.fds[-1])
+            self._stack.push(name, path)
         self._entries.append(entry)
 
     def _leave(self) -> None:
         entry = self._entries.pop()
         stack = self._stack
-        set_directory(stack.fds[-1], stack.paths[-1], entry, self._host, self._outcome)
-        if self._sync_each:
-            os.fsync(stack.fds[-1])
+        if stack.paths[-1] in self._shared:
+            self.left[stack.paths[-1]] = entry
+        else:
+            set_directory(stack.fds[-1], stack.paths[-1], entry, self._host, self._outcome)
+            if self._sync_each:
+                os.fsync(stack.fds[-1])
         stack.pop()
 
     # Files

@@ -14,14 +14,14 @@ import gc
 import mmap
 import os
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from typing import IO, Self
+from typing import Self
 
 import msgspec
 from msgspec import Struct
 
+from drkit import osutil
 from drkit.source.globs import Globs
 from drkit.source.ready import SLOT, Batch, Preparer
 from drkit.source.walk import Nested, PluginRules, Position, Walker
@@ -91,7 +91,7 @@ class ReadProcess:
         import subprocess
 
         self._decoder = msgspec.msgpack.Decoder(_Message)
-        with _shared_file() as slots:
+        with osutil.memory_file() as slots:
             slots.truncate(_SLOTS * SLOT)
             self._slots = memoryview(mmap.mmap(slots.fileno(), _SLOTS * SLOT))
             message = msgspec.msgpack.encode(msgspec.structs.replace(task, slots=slots.fileno()))
@@ -232,10 +232,3 @@ def serve() -> None:
     # The first process has gone; or a time is one that no message can hold, and the first goes on by itself.
     with contextlib.suppress(BrokenPipeError, OverflowError, msgspec.DecodeError):
         _Server(msgspec.msgpack.decode(message, type=Task)).run()
-
-
-def _shared_file() -> IO[bytes]:
-    """Return an open file that is in memory, where the system has such."""
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("drkit"), "w+b")
-    return tempfile.TemporaryFile()

@@ -167,7 +167,7 @@ class FakeRepository(Repository):
             else:
                 yield segment(*part)
 
-    def reader(self) -> Any:
+    def reader(self, *_: int) -> Any:
         return FakeReader(self.blobs)
 
     @property
