@@ -10,13 +10,14 @@ from random import Random
 
 from msgspec import Struct
 
+from drkit.drill.disk import evict
 from drkit.drill.report import Drill, DrillReport
 from drkit.drill.restorer import RESTORERS, Restored
-from drkit.drill.scratch import evict, scratch
 from drkit.errors import DrkitError, UsageError
 from drkit.model import PluginRow, Snapshot
 from drkit.progress import Progress
 from drkit.repo.repository import Repository, SnapshotRef
+from drkit.restore.scratch import scratch
 
 PLUGIN_RTO_S = 300.0
 FULL_RTO_S = 1_800.0

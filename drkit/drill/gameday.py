@@ -17,12 +17,12 @@ from drkit.drill.compare import differences
 from drkit.drill.drill import FULL_RTO_S, DrillOptions
 from drkit.drill.report import GameDayReport, Loss
 from drkit.drill.restorer import RESTORERS, Restored
-from drkit.drill.scratch import scratch
 from drkit.errors import DrkitError, IntegrityError, NoSpace, UsageError
 from drkit.model import Level, Place, Snapshot, show_path
 from drkit.progress import Progress
 from drkit.repo.names import pack_name
 from drkit.repo.repository import Repository, SnapshotRef
+from drkit.restore.scratch import scratch
 from drkit.seal import SealedStore, beneath, beside
 from drkit.store.base import Store
 from drkit.store.local import LocalStore

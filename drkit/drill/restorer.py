@@ -14,7 +14,7 @@ from typing import IO, Protocol
 
 from msgspec import Struct
 
-from drkit.drill.scratch import first_file_at
+from drkit.drill.disk import first_file_at
 from drkit.errors import DrillFailed, UsageError
 from drkit.model import PluginRow
 from drkit.progress import Progress

@@ -258,17 +258,15 @@ class _Job:
                 continue  # a damaged snapshot has its own finding
 
 
-def _restore(repo: Repository, ref: SnapshotRef, snap: Snapshot, scratch: bytes | None, job: _Job) -> None:
+def _restore(repo: Repository, ref: SnapshotRef, snap: Snapshot, parent: bytes | None, job: _Job) -> None:
     import os
-    import tempfile
 
     from drkit.restore import restore_tree
-    from drkit.restore.dirs import remove
+    from drkit.restore.scratch import scratch
 
-    directory = tempfile.mkdtemp(prefix=b"drkit-verify-", dir=scratch)
-    parent = os.open(os.path.dirname(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        report = restore_tree(repo, ref, os.path.join(directory, b"tree"), progress=job._progress)
+        with scratch(parent) as directory:
+            report = restore_tree(repo, ref, os.path.join(directory, b"tree"), progress=job._progress)
         for lost in report.lost:
             job.report(Finding("file-lost", f"{ref.name} {lost.path}", lost.reason, _LOST))
         if not report.lost and report.tree_sha256 != snap.tree_sha256:
@@ -277,10 +275,6 @@ def _restore(repo: Repository, ref: SnapshotRef, snap: Snapshot, scratch: bytes 
         raise NoSpace(str(error), hint=_SCRATCH) from error
     except DrkitError as error:
         job.report(Finding("restore-failed", ref.name, str(error), error.hint))
-    finally:
-        with contextlib.suppress(OSError):  # what is left lies where temporary files are cleared away
-            remove(parent, os.path.basename(directory))
-        os.close(parent)
 
 
 def _ignore(pack_id: PackId) -> None:

@@ -1,28 +1,10 @@
-"""Where drills restore to: a new directory that goes away again, whatever modes its content has."""
+"""What a drill does around a restore: it has the disk read, and sees when the first file was there."""
 
 from __future__ import annotations
 
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
-from drkit.restore.dirs import remove
-
-
-@contextmanager
-def scratch(parent: bytes | None) -> Iterator[bytes]:
-    """Make an empty directory that only its owner may enter, below `parent` or where the system keeps such things."""
-    path = tempfile.mkdtemp(prefix=b"drkit-drill-", dir=parent)
-    try:
-        yield path
-    finally:
-        above = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            remove(above, os.path.basename(path))
-        finally:
-            os.close(above)
+from contextlib import suppress
 
 
 def first_file_at(root: bytes) -> float | None:
