@@ -98,7 +98,7 @@ def write_halves(
     try:
         paths, process = (plan.around, plan.middle), os.getpid()
         second = _Second(_Task(*place, repo.config, snapshot, *paths, plan.repeats, host, root_fd, process), progress)
-    except OSError:
+    except (OSError, OverflowError):  # a forged snapshot has numbers that no message can hold
         _unmake(root_fd, shared)
         return False
     with second:
@@ -122,7 +122,7 @@ def _write(
 ) -> None:
     """Write the segments from the path `start` to before `end`. What lies between `around` and `start` is not read."""
     reader = repo.reader()
-    if around < start:
+    if around != start:
         for segment in repo.segments(snapshot, again=True, within=_between(around, start)):
             for place in segment.places.values():
                 reader.pass_over(place)
