@@ -32,10 +32,14 @@ def aged(path: Path) -> None:
 
 
 def test_it_is_private_and_goes_away_whatever_is_in_it(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), scratch(bytes(tmp_path)) as path:
-        assert os.stat(path).st_mode & 0o777 == 0o700
-        os.mkdir(path + b"/sealed", 0)
-        raise KeyError
+    def fail() -> None:
+        with scratch(bytes(tmp_path)) as path:
+            assert os.stat(path).st_mode & 0o777 == 0o700
+            os.mkdir(path + b"/sealed", 0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert names(tmp_path) == []
 
 
