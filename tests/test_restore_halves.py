@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,29 @@ def test_where_two_cannot_one_writes_all_of_it(
     assert not processes
     assert not refuse
     assert snapshot_tree(tmp_path / "out") == snapshot_tree(tmp_path / "source")
+
+
+def test_too_few_descriptors_for_the_directories_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Node("d", children=leaves(0))
+    for _ in range(20):
+        tree = Node("d", children={b"d": tree})
+    repo, ref = backed_up(tmp_path, tree)
+    make = halves._make
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def short(root_fd: int, shared: Sequence[bytes]) -> None:
+        assert len(shared) == 20
+        free = os.dup(root_fd)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 15, hard))
+        make(root_fd, shared)
+
+    monkeypatch.setattr(halves, "_make", short)
+    try:
+        with pytest.raises(StoreError, match="Too many open files"):
+            restored(tmp_path, repo, ref)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_is_lost_is_the_same_as_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

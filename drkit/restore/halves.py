@@ -93,9 +93,6 @@ def write_halves(
     shared = _above(plan.middle)
     try:
         _make(root_fd, shared)
-    except OSError:
-        return False
-    try:
         paths, process = (plan.around, plan.middle), os.getpid()
         second = _Second(_Task(*place, repo.config, snapshot, *paths, plan.repeats, host, root_fd, process), progress)
     except (OSError, OverflowError):  # a forged snapshot has numbers that no message can hold
@@ -159,21 +156,19 @@ def _above(path: bytes) -> list[bytes]:
 
 
 def _make(root_fd: int, shared: Sequence[bytes]) -> None:
-    """Make the directories, all of them or, with an OSError, none."""
+    """Make the directories. OSError, with some of them made, if one cannot be."""
     stack = DirStack(root_fd)
     try:
         for path in shared:
             name = os.path.basename(path)
             os.mkdir(name, 0o700, dir_fd=stack.fds[-1])
             stack.push(name, path)
-    except OSError:
-        _unmake(root_fd, stack.paths[1:])
-        raise
     finally:
         stack.close()
 
 
 def _unmake(root_fd: int, shared: Sequence[bytes]) -> None:
+    """Remove those of the directories that are there. An OSError is the restore's: what stays would be in its way."""
     if shared:
         remove(root_fd, shared[0])
 
