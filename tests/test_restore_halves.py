@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -175,6 +176,18 @@ def test_what_is_lost_is_the_same_as_with_one(tmp_path: Path, monkeypatch: pytes
     one = restore_tree(repo, ref, bytes(tmp_path / "again"))
     assert two.lost
     assert (two.lost, two.files, two.tree_sha256) == (one.lost, one.files, one.tree_sha256)
+
+
+def test_many_open_files_are_no_hindrance(tmp_path: Path, processes: list[halves._Second]) -> None:
+    repo, ref = backed_up(tmp_path, deep_tree())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1024):
+            stack.enter_context(open(os.devnull))
+        restored(tmp_path, repo, ref)
+    assert len(processes) == 1
 
 
 def fails(monkeypatch: pytest.MonkeyPatch, program: str) -> None:

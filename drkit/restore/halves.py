@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from select import select as select_ready
+from select import POLLIN, poll
 from typing import Self
 
 import msgspec
@@ -212,6 +212,9 @@ class _Second:
                 pass_fds=(task.root,),
                 process_group=0,  # an interrupt from the keyboard is for the first process; this one ends with it
             )
+        assert self._process.stdout is not None
+        self._poll = poll()  # select takes no descriptor from 1024 on
+        self._poll.register(self._process.stdout, POLLIN)
 
     def __enter__(self) -> Self:
         return self
@@ -240,7 +243,7 @@ class _Second:
     def _listen(self, *, wait: bool) -> None:
         stdout = self._process.stdout
         assert stdout is not None
-        while self._told is None and select_ready([stdout], [], [], None if wait else 0)[0]:
+        while self._told is None and self._poll.poll(None if wait else 0):
             piece = stdout.read(_PIECE)
             if not piece:
                 raise DrkitError(
