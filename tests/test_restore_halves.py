@@ -31,7 +31,7 @@ from tests.support.trees import ROOT, Node, build, snapshot_tree
 
 DEEP = [b"a", b"\xff sealed", b"b", b"c"]
 SERVE = "; from drkit.restore.halves import serve; serve()"
-NAMES = "from drkit.errors import StoreError; from drkit.store import LocalStore"
+NAMES = "from drkit.errors import NoSpace, StoreError; from drkit.store import LocalStore"
 THROW = "(_ for _ in ()).throw"
 SOON = 20.0
 
@@ -210,8 +210,13 @@ def fails(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
             StoreError,
             "gone",
         ),
+        (
+            f"{NAMES}; LocalStore.get_range = lambda *a: {THROW}(NoSpace('gone'))",
+            StoreError,
+            "gone",
+        ),
     ],
-    ids=["killed", "noise", "full", "store"],
+    ids=["killed", "noise", "full", "store", "a kind of store error"],
 )
 def test_its_failure_is_the_restores_and_leaves_nothing(
     program: str, error: type[DrkitError], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from drkit import osutil
-from drkit.errors import DrkitError, FormatError, IntegrityError, StoreError
+from drkit.errors import DrkitError, IntegrityError, StoreError
 from drkit.format.limits import MIB
 from drkit.format.settings import Settings
 from drkit.model import Entry, Finding, Snapshot, sort_key
@@ -41,6 +41,8 @@ _PROGRAM = "import sys; sys.path[:] = {path!r}; from drkit.restore.halves import
 _LENGTH = 4
 _PIECE = 1 << 16
 _ASIDE = 8 * MIB
+_KINDS = {kind.__name__: kind for kind in (StoreError, IntegrityError)}
+"""What an error of the second process, or of a kind below, becomes in the first: that decides the exit code."""
 _UNKNOWN = Entry(type="d")
 """Of a directory that is in no segment that could be read: mode -1, without a time."""
 
@@ -267,9 +269,7 @@ class _Second:
 
 
 def _error(told: _Told) -> DrkitError:
-    kinds = (StoreError, IntegrityError, FormatError)
-    kind = next((each for each in kinds if each.__name__ == told.kind), DrkitError)
-    return kind(told.error, hint=told.hint)
+    return _KINDS.get(told.kind, DrkitError)(told.error, hint=told.hint)
 
 
 # The side of the second process
@@ -309,7 +309,8 @@ def serve() -> None:
         except OSError as error:
             _tell(_Told(error=error.strerror or str(error), errno=error.errno))
         except DrkitError as error:
-            _tell(_Told(error=str(error), kind=type(error).__name__, hint=error.hint))
+            kind = next((each.__name__ for each in type(error).__mro__ if each.__name__ in _KINDS), "")
+            _tell(_Told(error=str(error), kind=kind, hint=error.hint))
 
 
 def _tell(told: _Told) -> None:
