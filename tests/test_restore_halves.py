@@ -19,11 +19,16 @@ import pytest
 
 from drkit.clock import utc_now
 from drkit.errors import DrkitError, NoSpace, StoreError
+from drkit.model import Place
+from drkit.progress import NullProgress
 from drkit.repo import Repository, SnapshotRef
+from drkit.repo.reader import BlobReader
 from drkit.restore import RestoreReport, halves, restore_tree
 from drkit.restore import build as build_module
 from drkit.restore import plan as plan_module
+from drkit.restore.attrs import Host
 from drkit.restore.report import Lost, Outcome
+from drkit.restore.writer import Writer
 from drkit.seal import Secret
 from drkit.store import LocalStore, MemoryStore
 from tests.support.restoring import back_up
@@ -280,6 +285,22 @@ def test_it_does_not_outlive_a_killed_restore(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert restored(tmp_path, repo, ref).tree_sha256 == repo.load(ref).tree_sha256
     assert sorted(os.listdir(tmp_path)) == ["out", "pid", "repo", "source"]
+
+
+def test_what_lies_around_the_middle_is_passed_over_in_the_order_of_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bytes, what is in a directory comes after a name that goes on with a dot; in a manifest it comes before."""
+    files = {b"%03d" % number: Node("f", size=9, seed=number) for number in range(300)}
+    repo, ref = backed_up(tmp_path, Node("d", children={b"a": Node("d", children=files), b"a.b": Node("f")}))
+    passed: list[Place] = []
+    monkeypatch.setattr(BlobReader, "pass_over", lambda _, place: passed.append(place))
+    snapshot = repo.load(ref)
+    around = [segment.first for segment in repo.segments(snapshot)][1]
+    assert around.startswith(b"a/")
+    writer = Writer(-1, Host(0, 0, 0, True, True, True), Outcome(), NullProgress(), sync_each=False)
+    halves._write(writer, repo, snapshot, {}, b"a.b", None, around)
+    assert passed
 
 
 def test_what_it_is_told_holds_everything() -> None:
