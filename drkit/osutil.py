@@ -1,4 +1,5 @@
-"""System calls that Python does not wrap: syncfs, renameat2, and what is mounted where; and writing what must stay.
+"""System calls that Python does not wrap: syncfs, renameat2, and what is mounted where; writing what must stay; and
+second processes.
 
 Written for Linux; elsewhere each function falls back to the nearest thing that is safe, or raises
 OSError(ENOSYS), which callers must expect. ctypes is imported at the first call.
@@ -15,7 +16,11 @@ import re
 import signal
 import sys
 import threading
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
 
 AT_FDCWD = -100
 """As a directory descriptor: relative to the working directory."""
@@ -125,6 +130,15 @@ def append(fd: int, data: bytes) -> None:
     os.fsync(fd)
 
 
+def write(fd: int, data: bytes | memoryview) -> None:
+    """Write all of the data, into a pipe for instance."""
+    sent = os.write(fd, data)
+    if sent < len(data):
+        with memoryview(data) as view:
+            while sent < len(view):
+                sent += os.write(fd, view[sent:])
+
+
 def lock(fd: int, name: bytes, dir_fd: int) -> bool:
     """Lock a file without waiting; false if somebody else has it, or if it is not under its name any more."""
     try:
@@ -133,6 +147,25 @@ def lock(fd: int, name: bytes, dir_fd: int) -> bool:
     except (BlockingIOError, FileNotFoundError):
         return False
     return os.path.samestat(found, os.fstat(fd))
+
+
+def start_python(
+    *arguments: str, stdin: int | IO[bytes] | None = None, pass_fds: Sequence[int] = (), bufsize: int = -1
+) -> subprocess.Popen[bytes]:
+    """Start a second process of this interpreter, with no path but the standard library's, and pipes to and from it.
+
+    With `stdin` it reads from there instead. OSError if there is none to be had.
+    """
+    import subprocess
+
+    return subprocess.Popen(
+        [sys.executable or "", "-I", "-S", *arguments],
+        bufsize=bufsize,
+        stdin=subprocess.PIPE if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        pass_fds=pass_fds,
+        process_group=0,  # an interrupt from the keyboard is for the first process; this one ends with it
+    )
 
 
 def end_with_parent(parent: int) -> bool:

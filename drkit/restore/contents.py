@@ -29,17 +29,11 @@ class Contents:
     """The second process, from the side of the first. OSError if there is none to be had."""
 
     def __init__(self, root_fd: int) -> None:
-        import subprocess
+        from drkit import osutil
 
         self._sent = 0
         self._buffer = bytearray()
-        self._process = subprocess.Popen(
-            [sys.executable or "", "-I", "-S", __file__, str(root_fd)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(root_fd,),
-            process_group=0,  # an interrupt from the keyboard is for the first process; this one ends with it
-        )
+        self._process = osutil.start_python(__file__, str(root_fd), pass_fds=(root_fd,))
 
     def takes(self, path: bytes) -> bool:
         """Whether the file can be left to the second process."""

@@ -197,8 +197,6 @@ class _Second:
     """
 
     def __init__(self, task: _Task, progress: Progress) -> None:
-        import subprocess
-
         self._progress = progress
         self._decoder = msgspec.msgpack.Decoder(_Told)
         self._data = bytearray()
@@ -206,14 +204,8 @@ class _Second:
         with osutil.memory_file() as stdin:
             stdin.write(msgspec.msgpack.encode(task))
             stdin.seek(0)
-            self._process = subprocess.Popen(
-                [sys.executable or "", "-I", "-S", "-c", _PROGRAM.format(path=sys.path)],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                pass_fds=(task.root,),
-                process_group=0,  # an interrupt from the keyboard is for the first process; this one ends with it
-            )
+            program = _PROGRAM.format(path=sys.path)
+            self._process = osutil.start_python("-c", program, stdin=stdin, pass_fds=(task.root,), bufsize=0)
         assert self._process.stdout is not None
         self._poll = poll()  # select takes no descriptor from 1024 on
         self._poll.register(self._process.stdout, POLLIN)
@@ -315,7 +307,4 @@ def serve() -> None:
 
 def _tell(told: _Told) -> None:
     data = msgspec.msgpack.encode(told)
-    data = len(data).to_bytes(_LENGTH, "little") + data
-    sent = 0
-    while sent < len(data):
-        sent += os.write(1, data[sent:])
+    osutil.write(1, len(data).to_bytes(_LENGTH, "little") + data)

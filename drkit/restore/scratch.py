@@ -36,9 +36,9 @@ def scratch(parent: bytes | None) -> Iterator[bytes]:
                 fcntl.flock(own, fcntl.LOCK_EX)
             yield path
         finally:
-            os.close(own)
             with suppress(OSError):  # then the next one removes it
                 remove(above, os.path.basename(path))
+            os.close(own)
     finally:
         os.close(above)
 

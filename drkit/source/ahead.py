@@ -88,21 +88,13 @@ class ReadProcess:
     """The second process, from the side of the first. A context manager. OSError if there is none to be had."""
 
     def __init__(self, task: Task) -> None:
-        import subprocess
-
         self._decoder = msgspec.msgpack.Decoder(_Message)
         with osutil.memory_file() as slots:
             slots.truncate(_SLOTS * SLOT)
             self._slots = memoryview(mmap.mmap(slots.fileno(), _SLOTS * SLOT))
             message = msgspec.msgpack.encode(msgspec.structs.replace(task, slots=slots.fileno()))
-            self._process = subprocess.Popen(
-                [sys.executable or "", "-I", "-S", "-c", _PROGRAM.format(path=sys.path)],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(slots.fileno(),),
-                process_group=0,  # an interrupt from the keyboard is for the first process; this one ends with it
-            )
+            program = _PROGRAM.format(path=sys.path)
+            self._process = osutil.start_python("-c", program, pass_fds=(slots.fileno(),), bufsize=0)
         self._tell(len(message).to_bytes(_LENGTH, "little") + message)
 
     def __enter__(self) -> Self:
@@ -216,9 +208,7 @@ class _Server:
         self._encode(message, buffer, _LENGTH)
         buffer[:_LENGTH] = (len(buffer) - _LENGTH).to_bytes(_LENGTH, "little")
         with memoryview(buffer) as view:
-            sent = 0
-            while sent < len(view):
-                sent += os.write(1, view[sent:])
+            osutil.write(1, view)
 
 
 def serve() -> None:

@@ -16,6 +16,7 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
+from drkit import osutil
 from drkit.model import Level, PackId
 from drkit.seal import SealedStore
 from drkit.seal.cipher import KeyRing
@@ -44,15 +45,8 @@ class PackProcess:
     """The second process, from the side of the first. A context manager. OSError if there is none to be had."""
 
     def __init__(self, store: LocalStore | SealedStore, level: Level, *, parity: bool) -> None:
-        import subprocess
-
         program = _PROGRAM.format(path=sys.path, url=store.url, level=int(level), parity=parity)
-        self._process = subprocess.Popen(
-            [sys.executable or "", "-I", "-S", "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            process_group=0,  # an interrupt from the keyboard is for the first process; this one ends with it
-        )
+        self._process = osutil.start_python("-c", program)
         keys = _Keys(store.ring, store.repository_id) if isinstance(store, SealedStore) else None
         self._write(keys)
         self._done: queue.Queue[_Done | None] = queue.Queue()
