@@ -130,7 +130,7 @@ def append(fd: int, data: bytes) -> None:
     os.fsync(fd)
 
 
-def write(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of the data, into a pipe for instance."""
     sent = os.write(fd, data)
     if sent < len(data):

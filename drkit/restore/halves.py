@@ -307,4 +307,4 @@ def serve() -> None:
 
 def _tell(told: _Told) -> None:
     data = msgspec.msgpack.encode(told)
-    osutil.write(1, len(data).to_bytes(_LENGTH, "little") + data)
+    osutil.write_all(1, len(data).to_bytes(_LENGTH, "little") + data)

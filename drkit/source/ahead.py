@@ -208,7 +208,7 @@ class _Server:
         self._encode(message, buffer, _LENGTH)
         buffer[:_LENGTH] = (len(buffer) - _LENGTH).to_bytes(_LENGTH, "little")
         with memoryview(buffer) as view:
-            osutil.write(1, view)
+            osutil.write_all(1, view)
 
 
 def serve() -> None:
